@@ -1,0 +1,162 @@
+"""The architecture: a backbone's operations and feature maps under a search space, without torch.
+
+Everything that reasons about a network (path graph, cost tables, latency kernels) reads this description;
+`tips_nni.elastic` makes it from a timm backbone, and a test or a user can write one by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tips_nni.core._errors import TipsError
+from tips_nni.core._space import Codes, SearchSpace
+
+OpKind = Literal["conv", "linear", "norm", "scale", "act", "pool", "add", "mul", "concat", "view"]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Channels of a feature map that change together.
+
+    Attributes:
+        sizes: the number of channels for every choice of `dim`; one entry where fixed.
+        dim: the elastic dimension that selects the entry, or None.
+    """
+
+    sizes: tuple[int, ...]
+    dim: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """The output of an operation.
+
+    Attributes:
+        name: unique in the architecture.
+        axes: the channels; more than one axis after a concatenation, in order.
+        spatial: (height, width) for every choice of the dimension ``resolution``; one entry where the space has
+            none; (1, 1) for vectors.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    spatial: tuple[tuple[int, int], ...] = ((1, 1),)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Present in a subnet iff its choice index in `dim` is at least `at_least`."""
+
+    dim: str
+    at_least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation from its input feature maps to its output.
+
+    Attributes:
+        name: the module's path in the backbone (``layer1.0.conv1``) or a made-up unique name (``add_3``).
+        kind: ``conv``; ``linear`` (on the channels, at every position); ``norm``; ``scale`` (layer scale);
+            ``act``; ``pool``; ``add``, ``mul``, ``concat`` (two or more inputs); ``view`` (flatten, permute).
+        inputs: names of feature maps.
+        output: name of a feature map; each one is the output of exactly one operation, the network's input of none.
+        kernel: (height, width), for ``conv`` and ``pool``.
+        stride: (vertical, horizontal).
+        group_width: input channels of one group of a grouped convolution; None where dense, 1 where depthwise.
+        bias: whether there is one bias per output channel.
+        channel_params: further parameters per output channel (2 for an affine norm, 1 for layer scale).
+        gate: the depth at which the operation exists; None where always. A gated operation whose subnet is
+            shallower does not exist, and neither does its output, except for an ``add``: it is then the identity
+            of its first input that is not gated by the same gate.
+        type: the class name of the module (``Conv2d``, ``BatchNormAct2d``, ``SiLU``), for people and kernels.
+    """
+
+    name: str
+    kind: OpKind
+    inputs: tuple[str, ...]
+    output: str
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    group_width: int | None = None
+    bias: bool = False
+    channel_params: int = 0
+    gate: Gate | None = None
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone under a search space: feature maps and operations in topological order.
+
+    Attributes:
+        space: the search space.
+        feature_maps: in order of creation; the first is the network's input r.
+        operations: in topological order; the output of the last is the network's output d.
+    """
+
+    space: SearchSpace
+    feature_maps: tuple[FeatureMap, ...]
+    operations: tuple[Operation, ...]
+    _maps: Mapping[str, FeatureMap] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        maps = {fm.name: fm for fm in self.feature_maps}
+        object.__setattr__(self, "_maps", maps)
+        known = {self.feature_maps[0].name}
+        for op in self.operations:
+            absent = [name for name in op.inputs if name not in known]
+            if absent or op.output not in maps or op.output in known:
+                raise TipsError(
+                    f"operation {op.name!r} is out of order: its inputs {list(op.inputs)} must be made before, and "
+                    f"its output {op.output!r} by no other operation"
+                )
+            known.add(op.output)
+        for fm in self.feature_maps:
+            for axis in fm.axes:
+                needed = 1 if axis.dim is None else len(self.space[axis.dim].choices)
+                if len(axis.sizes) != needed:
+                    raise TipsError(f"feature map {fm.name!r}: {len(axis.sizes)} sizes for {needed} choices")
+        for op in self.operations:
+            if op.gate is not None:
+                self.space.position(op.gate.dim)
+
+    @property
+    def input(self) -> FeatureMap:
+        """The network's input r."""
+        return self.feature_maps[0]
+
+    @property
+    def output(self) -> FeatureMap:
+        """The network's output d."""
+        return self._maps[self.operations[-1].output]
+
+    def feature_map(self, name: str) -> FeatureMap:
+        """Return the feature map called `name`."""
+        return self._maps[name]
+
+    def channels(self, name: str, codes: Codes) -> NDArray[np.int64]:
+        """Return the channels of feature map `name` in every subnet, shape (N,)."""
+        total = np.zeros(len(codes), dtype=np.int64)
+        for axis in self._maps[name].axes:
+            sizes = np.array(axis.sizes, dtype=np.int64)
+            total += sizes[0] if axis.dim is None else sizes[codes[:, self.space.position(axis.dim)]]
+        return total
+
+    def spatial(self, name: str, codes: Codes) -> NDArray[np.int64]:
+        """Return (height, width) of feature map `name` in every subnet, shape (N, 2)."""
+        sizes = np.array(self._maps[name].spatial, dtype=np.int64)
+        if "resolution" in self.space and len(sizes) > 1:
+            return sizes[codes[:, self.space.position("resolution")]]
+        return np.broadcast_to(sizes[0], (len(codes), 2))
+
+    def present(self, op: Operation, codes: Codes) -> NDArray[np.bool_]:
+        """Return whether `op` exists in every subnet, shape (N,)."""
+        if op.gate is None:
+            return np.ones(len(codes), dtype=np.bool_)
+        return codes[:, self.space.position(op.gate.dim)] >= op.gate.at_least
