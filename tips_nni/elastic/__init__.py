@@ -1,0 +1,10 @@
+"""Supernets from timm backbones: conversion, subnets, calibration, extraction and the anytime model."""
+
+from tips_nni.elastic._calibrate import calibrate as calibrate
+from tips_nni.elastic._convert import convert as convert
+from tips_nni.elastic._convert import create_backbone as create_backbone
+from tips_nni.elastic._layers import LayerRule as LayerRule
+from tips_nni.elastic._layers import register_rule as register_rule
+from tips_nni.elastic._narrow import resize as resize
+from tips_nni.elastic._plan import ElasticPlan as ElasticPlan
+from tips_nni.elastic._supernet import Supernet as Supernet

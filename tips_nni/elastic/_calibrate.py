@@ -1,0 +1,62 @@
+"""Calibration: re-estimating BatchNorm statistics for one subnet (US-Nets, Yu & Huang 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from tips_nni.core import TipsError
+from tips_nni.elastic._narrow import rebuild
+
+
+@torch.no_grad()
+def calibrate(subnet: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Estimate the BatchNorm statistics of `subnet` from scratch.
+
+    Each layer normalises with the batch's own statistics; the estimate is their average over the batches (the
+    cumulative average of PyTorch's ``momentum=None``), so batches should be of one size and not small.
+
+    Args:
+        subnet: from `Supernet.view`, or any module; it is left unchanged.
+        batches: images (N, C, H, W) on the subnet's device; training images, without augmentation.
+
+    Returns:
+        ``{"<path>.running_mean" | "<path>.running_var": float tensor (channels,)}``; empty without BatchNorm layers.
+
+    Raises:
+        TipsError: there are BatchNorm layers but no batches.
+    """
+    layers: dict[str, nn.Module] = {}
+
+    def change(path: str, module: nn.Module) -> nn.Module:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = True
+            module.momentum = None
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                module._buffers[name] = torch.zeros_like(module._buffers[name])
+            module.training = True
+            layers[path] = module
+        elif module._modules or module._parameters:
+            module.training = False
+        return module
+
+    fresh = rebuild(subnet, change)
+    if not layers:
+        return {}
+    # Stateless modules are shared with `subnet`, which may be in training mode: only dropout would mind.
+    droppers = [m for m in fresh.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+    if droppers:
+        raise TipsError("calibrate needs the subnet in evaluation mode: call .eval() on the supernet first")
+    seen = 0
+    for batch in batches:
+        fresh(batch)
+        seen += 1
+    if not seen:
+        raise TipsError("calibration got no images; give at least one batch")
+    return {
+        f"{path}.{name}": module._buffers[name]
+        for path, module in layers.items()
+        for name in ("running_mean", "running_var")
+    }

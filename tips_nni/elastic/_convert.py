@@ -1,0 +1,114 @@
+"""Conversion of a timm backbone (or any traceable module) into a supernet."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from tips_nni.core import SearchSpace, TipsError, closest
+from tips_nni.elastic._describe import describe
+from tips_nni.elastic._dimensions import choose_dimensions
+from tips_nni.elastic._plan import ElasticPlan
+from tips_nni.elastic._sections import find_stages, within
+from tips_nni.elastic._sort import sort_channels
+from tips_nni.elastic._supernet import Supernet
+from tips_nni.elastic._trace import module_shapes, trace
+from tips_nni.specs import SpaceSpec
+
+_log = logging.getLogger(__name__)
+
+
+def create_backbone(
+    name: str,
+    *,
+    pretrained: bool = False,
+    checkpoint_path: str | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Create a timm model.
+
+    Args:
+        name: timm's name, e.g. ``mobilenetv2_100``.
+        pretrained: load timm's pretrained weights (needs a network, or its cache).
+        checkpoint_path: load weights from this file instead (safetensors, or a plain state dict).
+        **arguments: for the model, e.g. ``in_chans``, ``num_classes``, ``drop_rate``.
+
+    Raises:
+        TipsError: timm has no such model, or refuses the arguments or the weights.
+    """
+    if not timm.is_model(name):
+        raise TipsError(f"timm has no backbone {name!r}{closest(name, timm.list_models())}; see timm.list_models()")
+    try:
+        return timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path or "", **arguments)
+    except (TypeError, RuntimeError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TipsError(f"timm cannot create {name!r} with {arguments}: {first}") from error
+
+
+def convert(
+    backbone: str | nn.Module,
+    space: SpaceSpec,
+    *,
+    image_size: int,
+    in_chans: int = 3,
+    num_classes: int = 1000,
+    pretrained: bool = False,
+    checkpoint_path: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Supernet:
+    """Turn a backbone into a supernet.
+
+    The largest subnet is the backbone: same function, same state dict. With loaded weights the channels of every
+    elastic group are first put in order of importance (L1 norm of the weights that make them), which leaves the
+    function as it is and makes the leading channels the ones worth keeping.
+
+    Args:
+        backbone: a timm model's name, or a module that maps images (N, C, H, W) to logits.
+        space: the declared elastic dimensions.
+        image_size: side of the square input in pixels.
+        in_chans: channels of the input.
+        num_classes: classes of the output; ignored for a module.
+        pretrained: see `create_backbone`.
+        checkpoint_path: see `create_backbone`.
+        arguments: further arguments of timm's `create_model`.
+
+    Raises:
+        TipsError: unknown backbone, an input size it does not accept, a network that cannot be traced, or a space
+            under which nothing is elastic.
+    """
+    recipe: dict[str, object] = {}
+    if isinstance(backbone, str):
+        extra = {"in_chans": in_chans, "num_classes": num_classes, **(arguments or {})}
+        model = create_backbone(backbone, pretrained=pretrained, checkpoint_path=checkpoint_path, **extra)
+        recipe = {"model_name": backbone, **extra}
+    else:
+        model = backbone
+    shapes = {image_size: module_shapes(model, in_chans, image_size)}
+    # Depends on the graph only: one image of the smallest accepted size would do, but sizes change the graph in
+    # backbones that pad, so the real one is traced.
+    traced = trace(model, torch.zeros(1, in_chans, image_size, image_size))
+    stages = find_stages(model, traced, image_size, in_chans)
+    vectors = frozenset(
+        path
+        for stage in stages
+        for block in stage.blocks
+        for path, (_, out) in shapes[image_size].items()
+        if within(path, block) and len(out) == 4 and out[2:] == (1, 1) and shapes[image_size][block][1][2:] != (1, 1)
+    )
+    dimensions = choose_dimensions(model, traced, stages, space, vectors, image_size)
+    search_space = SearchSpace(tuple(dimensions.dims))
+    sides = search_space["resolution"].choices if "resolution" in search_space else (image_size,)
+    tables = [shapes.get(side) or module_shapes(model, in_chans, side) for side in sides]
+    architecture = describe(model, traced, stages, dimensions, search_space, tables, in_chans)
+    plan = ElasticPlan(search_space, dimensions.layers, dimensions.stages, image_size, in_chans)
+    if pretrained or checkpoint_path or not isinstance(backbone, str):
+        sort_channels(model, plan)
+    for name, reason in dimensions.fixed.items():
+        _log.info("%s stays fixed: %s", name, reason)
+    return Supernet(model, plan, architecture, dimensions.fixed, recipe)

@@ -1,0 +1,203 @@
+"""The `Architecture` (operations and feature maps) of a traced backbone under its elastic dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from tips_nni.core import Architecture, Axis, FeatureMap, Gate, Operation, SearchSpace
+from tips_nni.elastic._dimensions import Dimensions
+from tips_nni.elastic._plan import AxisPlan
+from tips_nni.elastic._sections import Stage, within
+from tips_nni.elastic._trace import Node, Trace
+
+Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def describe(
+    model: nn.Module,
+    traced: Trace,
+    stages: Sequence[Stage],
+    dimensions: Dimensions,
+    space: SearchSpace,
+    shapes: Sequence[Shapes],
+    in_chans: int,
+) -> Architecture:
+    """Build the architecture.
+
+    Args:
+        model: the backbone.
+        traced: its operations.
+        stages: its stages.
+        dimensions: the elastic dimensions chosen.
+        space: the same as a search space.
+        shapes: shapes of every module for each resolution choice (one entry where resolution is fixed).
+        in_chans: channels of the input.
+    """
+    modules = dict(model.named_modules())
+    parameters = dict(model.named_parameters())
+    gates = _gates(traced, stages, dimensions, space)
+    outputs = [_spatial_of(traced, modules, table) for table in shapes]
+    sides = space["resolution"].choices if "resolution" in space else (None,)
+    image = FeatureMap("input", (Axis((in_chans,)),), tuple(_input_size(table, side) for table, side in zip(shapes, sides, strict=True)))
+    maps: dict[str, FeatureMap] = {"input": image}
+    operations = []
+    for node in traced.nodes:
+        inputs = node.inputs or ("input",)
+        axes = _axes(node, modules, dimensions, [maps[name] for name in inputs], space)
+        maps[node.name] = FeatureMap(node.name, axes, tuple(table[node.name] for table in outputs))
+        module = modules.get(node.module) if node.module is not None else None
+        operations.append(
+            Operation(
+                name=node.name,
+                kind=node.kind,
+                inputs=inputs,
+                output=node.name,
+                kernel=_pair(getattr(module, "kernel_size", 1)),
+                stride=_pair(getattr(module, "stride", 1)),
+                group_width=_group_width(module),
+                bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
+                channel_params=_channel_params(node, module, parameters),
+                gate=gates.get(node.name),
+                type=type(module).__name__ if module is not None else node.type,
+            )
+        )
+    return Architecture(space, tuple(maps.values()), tuple(operations))
+
+
+def _pair(value: object) -> tuple[int, int]:
+    """Return a kernel or stride as (vertical, horizontal)."""
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))  # type: ignore[call-overload]
+
+
+def _group_width(module: nn.Module | None) -> int | None:
+    """Return the input channels of a group, None where dense."""
+    if not isinstance(module, nn.Conv2d) or module.groups == 1:
+        return None
+    return module.in_channels // module.groups
+
+
+def _channel_params(node: Node, module: nn.Module | None, parameters: Mapping[str, nn.Parameter]) -> int:
+    """Return the parameters per output channel of a normalisation, and of layer scale."""
+    count = len(node.parameters)
+    if node.kind == "norm" and module is not None:
+        count += sum(1 for _ in module.parameters())
+    return count
+
+
+def _input_size(table: Shapes, side: int | None) -> tuple[int, int]:
+    """Return (height, width) of the network's input."""
+    if side is not None:
+        return side, side
+    shape = table[""][0]
+    return shape[2], shape[3]
+
+
+def _size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
+    """Return (height, width) of a tensor: of images, of tokens (count, 1) or of vectors (1, 1)."""
+    if len(shape) == 4:
+        return (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
+    return (shape[1], 1) if len(shape) == 3 else (1, 1)
+
+
+def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) -> dict[str, tuple[int, int]]:
+    """Return (height, width) of every node's output.
+
+    A node without a module takes it from the module that consumes it, else (not a pool) from its input.
+    """
+
+    def module_size(name: str, side: int) -> tuple[int, int]:
+        module = modules[name]
+        last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
+        return _size(table[name][side], last)
+
+    consumers: dict[str, list[Node]] = {}
+    for node in traced.nodes:
+        for name in node.inputs:
+            consumers.setdefault(name, []).append(node)
+
+    def wanted(name: str, depth: int = 0) -> tuple[int, int] | None:
+        for consumer in consumers.get(name, []):
+            if consumer.module is not None:
+                return module_size(consumer.module, 0)
+        for consumer in consumers.get(name, []):
+            if consumer.kind in ("act", "view", "scale") and depth < 8:
+                return wanted(consumer.name, depth + 1)
+        return None
+
+    sizes: dict[str, tuple[int, int]] = {}
+    for node in traced.nodes:
+        if node.module is not None:
+            sizes[node.name] = module_size(node.module, 1)
+        elif node.kind in ("pool", "view"):
+            sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind == "view" else (1, 1))
+        else:
+            sizes[node.name] = max((sizes[name] for name in node.inputs), key=lambda s: s[0] * s[1])
+    return sizes
+
+
+def _axes(
+    node: Node,
+    modules: Mapping[str, nn.Module],
+    dimensions: Dimensions,
+    inputs: Sequence[FeatureMap],
+    space: SearchSpace,
+) -> tuple[Axis, ...]:
+    """Return the channel axes of a node's output."""
+    if node.kind in ("conv", "linear"):
+        module = modules[node.name]
+        channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+        layer = dimensions.layers.get(node.name)
+        plan: AxisPlan | None = layer.outputs if layer is not None else None
+        if plan is None:
+            return (Axis((int(channels),)),)
+        piece = plan.pieces[0]
+        sizes = tuple(int((piece.root < choice).sum()) for choice in space[piece.dim].choices)
+        return (Axis(sizes, piece.dim),)
+    if node.kind == "concat":
+        return tuple(axis for fm in inputs for axis in fm.axes)
+    return inputs[0].axes
+
+
+def _gates(traced: Trace, stages: Sequence[Stage], dimensions: Dimensions, space: SearchSpace) -> dict[str, Gate]:
+    """Return the depth gate of every operation inside a block that can be skipped."""
+    nodes = {node.name: node for node in traced.nodes}
+    gates: dict[str, Gate] = {}
+    for stage in stages:
+        dim = f"depth.{stage.name}"
+        if dim not in dimensions.stages:
+            continue
+        choices = space[dim].choices
+        for i, (block, addition) in enumerate(zip(stage.blocks, stage.skippable, strict=True)):
+            if i < choices[0] or addition is None:
+                continue
+            gate = Gate(dim, choices.index(i + 1))
+            inside = _members(nodes, block, addition)
+            for node in traced.nodes:
+                trailing = node.kind == "act" and node.inputs == (addition,)
+                if node.name in inside or trailing or (node.module is not None and within(node.module, block)):
+                    gates[node.name] = gate
+    return gates
+
+
+def _members(nodes: Mapping[str, Node], block: str, addition: str) -> set[str]:
+    """Return the addition and all nodes between the block's modules and it."""
+    depends: dict[str, bool] = {}
+
+    def inside(name: str) -> bool:
+        if name not in depends:
+            node = nodes[name]
+            own = node.module is not None and within(node.module, block)
+            outside_module = node.module is not None and not own
+            depends[name] = own or (not outside_module and any([inside(i) for i in node.inputs]))
+        return depends[name]
+
+    def walk(name: str, found: set[str]) -> set[str]:
+        if name not in found and inside(name):
+            found.add(name)
+            for i in nodes[name].inputs:
+                walk(i, found)
+        return found
+
+    return walk(addition, set()) | {addition}

@@ -1,0 +1,252 @@
+"""Elastic dimensions of a backbone: which coupled groups and stages get choices, and why the others do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+from torch import nn
+
+from tips_nni.core import ElasticDim, TipsError
+from tips_nni.elastic._layers import find_rule
+from tips_nni.elastic._plan import AxisPlan, LayerPlan, Piece
+from tips_nni.elastic._sections import Stage, within
+from tips_nni.elastic._trace import Group, Member, Trace
+from tips_nni.specs import RatioSpec, SpaceSpec
+
+
+@dataclass
+class Dimensions:
+    """The result of `choose_dimensions`.
+
+    Attributes:
+        dims: the elastic dimensions in network order, depth after width, resolution last.
+        layers: path of module or bare parameter -> its elastic axes.
+        stages: depth dimension -> paths of the blocks.
+        fixed: path -> reason.
+    """
+
+    dims: list[ElasticDim] = field(default_factory=list)
+    layers: dict[str, LayerPlan] = field(default_factory=dict)
+    stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Channels:
+    """One or more coupled groups that are cut together."""
+
+    channels: int
+    members: dict[tuple[str, bool], Member]
+    unit: int = 1
+    reason: str | None = None
+
+
+def choose_dimensions(
+    model: nn.Module,
+    traced: Trace,
+    stages: Sequence[Stage],
+    spec: SpaceSpec,
+    vectors: frozenset[str],
+    image_size: int,
+) -> Dimensions:
+    """Decide the elastic dimensions of `model` by a declared space.
+
+    Args:
+        model: the backbone.
+        traced: its operations and coupled groups.
+        stages: its stages.
+        spec: the declared space.
+        vectors: paths of the modules whose output is 1×1 while their block's is not (squeeze-excite).
+        image_size: side of the input in pixels.
+
+    Raises:
+        TipsError: nothing is elastic.
+    """
+    modules = dict(model.named_modules())
+    result = Dimensions()
+    groups = _merge_grouped(modules, traced.groups)
+    position = {node.name: i for i, node in enumerate(traced.nodes)}
+    groups.sort(key=lambda g: min(position.get(name, len(position)) for name, out in g.members if out))
+    output = next(n.module for n in reversed(traced.nodes) if n.kind in ("conv", "linear"))
+    taken: set[str] = set()
+    pieces: dict[tuple[str, bool], list[Piece]] = {}
+    for group in groups:
+        producers = [
+            name for name, out in group.members if out and isinstance(modules.get(name), nn.Conv2d | nn.Linear)
+        ]
+        dense = [name for name in producers if getattr(modules[name], "groups", 1) == 1] or producers
+        kind, name = _name(dense, group, stages, taken)
+        reason = group.reason or _reason(group, modules, dense, output, vectors, spec, name)
+        ratios: RatioSpec | None = spec.hidden if kind == "hidden" else spec.width
+        if reason is None and ratios is None:
+            reason = f"the space declares no {kind}"
+        choices: tuple[int, ...] = ()
+        if reason is None and ratios is not None:
+            choices = _choices(group.channels, ratios, group.unit)
+            if len(choices) < 2:
+                reason = f"every ratio rounds to its {group.channels} channels (divisor {ratios.divisor})"
+        if reason is not None:
+            result.fixed[name] = reason
+            continue
+        taken.add(name)
+        dim = ElasticDim(f"{kind}.{name}", kind, choices)
+        result.dims.append(dim)
+        for key, member in group.members.items():
+            pieces.setdefault(key, []).append(Piece(dim.name, member.index, member.root))
+    _depths(model, stages, spec, pieces, result)
+    sizes = {key: member.size for group in groups for key, member in group.members.items()}
+    shared: dict[object, AxisPlan] = {}
+
+    def axis(key: tuple[str, bool]) -> AxisPlan | None:
+        if key not in pieces:
+            return None
+        plan = AxisPlan(sizes[key], tuple(pieces[key]))
+        same = (plan.size, tuple((p.dim, p.index.tobytes(), p.root.tobytes()) for p in plan.pieces))
+        return shared.setdefault(same, plan)
+
+    for path in dict.fromkeys(name for name, _ in pieces):
+        result.layers[path] = LayerPlan(axis((path, False)), axis((path, True)))
+    if spec.resolution is not None:
+        sides = _sides(spec, image_size)
+        if len(sides) > 1:
+            result.dims.append(ElasticDim("resolution", "resolution", sides))
+        else:
+            result.fixed["resolution"] = f"every choice rounds to {image_size} pixels"
+    if not result.dims:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.fixed.items())[:3])
+        raise TipsError(
+            f"nothing in {type(model).__name__} is elastic under this search space ({reasons}); declare more "
+            "ratios or a smaller divisor"
+        )
+    return result
+
+
+def _merge_grouped(modules: Mapping[str, nn.Module], groups: Sequence[Group]) -> list[_Channels]:
+    """Join the input and output channels of grouped convolutions, which must be cut by whole groups."""
+    merged = [_Channels(g.channels, {(m.name, m.out): m for m in g.members}) for g in groups]
+    for name, module in modules.items():
+        rule = find_rule(module)
+        unit = rule.unit(module) if rule is not None else 1
+        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
+        if unit == 1 or depthwise:
+            continue
+        before = next((g for g in merged if (name, False) in g.members), None)
+        after = next((g for g in merged if (name, True) in g.members), None)
+        if before is None or after is None or before is after:
+            for group in (before, after):
+                if group is not None:
+                    group.unit = math.lcm(group.unit, unit)
+            continue
+        if before.channels != after.channels:
+            for group in (before, after):
+                group.reason = f"the grouped convolution {name} has {before.channels} inputs, {after.channels} outputs"
+            continue
+        before.members.update(after.members)
+        before.unit = math.lcm(before.unit, after.unit, unit)
+        before.reason = before.reason or after.reason
+        merged.remove(after)
+    return merged
+
+
+def _name(dense: Sequence[str], group: _Channels, stages: Sequence[Stage], taken: set[str]) -> tuple[str, str]:
+    """Return (kind, name): ``hidden`` where all members lie in one block, named by the block or by the producer."""
+    for stage in stages:
+        for block in stage.blocks:
+            if all(within(name, block) for name, _ in group.members):
+                several = sum(1 for name in taken if within(name, block))
+                return "hidden", block if not several and block not in taken else dense[0]
+    for stage in stages:
+        if any(within(name, stage.name) for name in dense) and stage.name not in taken:
+            return "width", stage.name
+    name = dense[0]
+    for leaf in (".conv", ".0"):
+        if name.endswith(leaf) and name.removesuffix(leaf) not in taken and "." not in name.removesuffix(leaf):
+            name = name.removesuffix(leaf)
+    return "width", name
+
+
+def _reason(
+    group: _Channels,
+    modules: Mapping[str, nn.Module],
+    dense: Sequence[str],
+    output: str | None,
+    vectors: frozenset[str],
+    spec: SpaceSpec,
+    name: str,
+) -> str | None:
+    """Return why a group cannot be elastic, or None."""
+    if (output, True) in group.members:
+        return "its outputs are the classes"
+    for pattern in spec.fixed:
+        if fnmatchcase(name, pattern) or any(fnmatchcase(path, pattern) for path in dense):
+            return f"the space fixes {pattern!r}"
+    for path, _ in group.members:
+        if path in modules and find_rule(modules[path]) is None:
+            return f"no elastic rule for {path} of class {type(modules[path]).__name__}"
+    if dense and all(path in vectors for path in dense):
+        return "a squeeze-excite reduction, too narrow to be worth a choice"
+    covered = all(
+        len(m.index) == m.size or len(np.unique(m.index)) == len(m.index) for m in group.members.values()
+    )
+    roots = all(m.root.max(initial=-1) < group.channels for m in group.members.values())
+    return None if covered and roots else "its channels are coupled in a way that cannot be cut"
+
+
+def _choices(channels: int, ratios: RatioSpec, unit: int) -> tuple[int, ...]:
+    """Return distinct ascending channel counts, multiples of the divisor and of `unit`, ending with `channels`."""
+    step = math.lcm(ratios.divisor, unit)
+    counts = {max(step, round(channels * ratio / step) * step) for ratio in ratios.ratios if ratio < 1.0}
+    return (*sorted(count for count in counts if count < channels), channels)
+
+
+def _sides(spec: SpaceSpec, image_size: int) -> tuple[int, ...]:
+    """Return the input resolutions in pixels, ending with `image_size`."""
+    declared = spec.resolution
+    if declared is None:
+        return (image_size,)
+    if declared.choices:
+        larger = [side for side in declared.choices if side > image_size]
+        if larger:
+            raise TipsError(
+                f"resolution {larger[0]} is larger than the backbone's input of {image_size} pixels; "
+                "choose at most that, or train with larger images"
+            )
+        sides = set(declared.choices)
+    else:
+        step = declared.divisor
+        sides = {max(step, round(image_size * ratio / step) * step) for ratio in declared.ratios or ()}
+    return (*sorted(side for side in sides if side < image_size), image_size)
+
+
+def _depths(
+    model: nn.Module,
+    stages: Sequence[Stage],
+    spec: SpaceSpec,
+    pieces: Mapping[tuple[str, bool], list[Piece]],
+    result: Dimensions,
+) -> None:
+    """Add a depth dimension for every stage whose last blocks add their own input."""
+    for stage in stages:
+        key = f"depth of {stage.name}"
+        if spec.depth is None:
+            result.fixed[key] = "the space declares no depth"
+        elif any(fnmatchcase(stage.name, pattern) for pattern in spec.fixed):
+            result.fixed[key] = "the space fixes it"
+        elif len(stage.blocks) == 1:
+            result.fixed[key] = "it has one block"
+        else:
+            needed = max((i + 1 for i, addition in enumerate(stage.skippable) if addition is None), default=1)
+            first = max(needed, spec.depth.min, 1)
+            if first >= len(stage.blocks):
+                block = stage.blocks[needed - 1]
+                result.fixed[key] = (
+                    f"{block} has no shortcut around it" if needed > spec.depth.min else "the space keeps all its blocks"
+                )
+                continue
+            name = f"depth.{stage.name}"
+            result.dims.append(ElasticDim(name, "depth", tuple(range(first, len(stage.blocks) + 1))))
+            result.stages[name] = stage.blocks

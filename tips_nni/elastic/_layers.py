@@ -1,0 +1,147 @@
+"""Elastic layers: how a module of a given class is narrowed to some of its channels.
+
+A rule never changes the module it is given: it fills in a shallow copy whose tensors are slices of the originals, so
+the class's own forward runs, gradients reach the shared parameters, and no state is left behind. A third party adds a
+rule for a class of its own with `register_rule`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from tips_nni.core import TipsError
+from tips_nni.elastic._plan import Kept
+
+
+def take(tensor: Tensor, kept: Kept | None, axis: int = 0) -> Tensor:
+    """Return the kept channels of `tensor` along `axis`: a view for a slice, a copy for scattered positions."""
+    if kept is None:
+        return tensor
+    if isinstance(kept, slice):
+        return tensor.narrow(axis, 0, kept.stop)
+    return tensor.index_select(axis, torch.from_numpy(kept).to(tensor.device))
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """Return a copy of `module` with its own (equal) tables of parameters, buffers, children and no hooks."""
+    copy = module.__class__.__new__(module.__class__)
+    copy.__dict__.update(module.__dict__)
+    for table in ("_parameters", "_buffers", "_modules"):
+        copy.__dict__[table] = dict(module.__dict__[table])
+    return copy
+
+
+class LayerRule(ABC):
+    """How to narrow one family of module classes. Subclasses have no state."""
+
+    #: the module classes the rule is for; subclasses of them are included
+    classes: tuple[type[nn.Module], ...]
+
+    @abstractmethod
+    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:
+        """Replace the tensors and sizes of `view`, a shallow copy, by those of the kept channels.
+
+        Args:
+            view: made by `shallow`; change it in place.
+            inputs: input channels to keep; None for all.
+            outputs: output channels to keep; None for all.
+        """
+
+    def unit(self, module: nn.Module) -> int:
+        """Return the number of channels that must be kept or cut together (1 unless grouped)."""
+        return 1
+
+
+class ConvRule(LayerRule):
+    """Convolutions: dense, depthwise, and grouped with whole groups cut."""
+
+    classes = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+        parameters = view._parameters
+        weight = take(parameters["weight"], outputs)
+        if view.groups == 1:
+            weight = take(weight, inputs, axis=1)
+            view.in_channels = weight.shape[1]
+        else:
+            per_group = view.out_channels // view.groups
+            view.groups = weight.shape[0] // per_group
+            view.in_channels = view.groups * weight.shape[1]
+        view.out_channels = weight.shape[0]
+        parameters["weight"] = weight
+        if parameters["bias"] is not None:
+            parameters["bias"] = take(parameters["bias"], outputs)
+
+    def unit(self, module: nn.Module) -> int:  # noqa: D102
+        return 1 if module.groups == 1 else max(module.in_channels, module.out_channels) // module.groups
+
+
+class LinearRule(LayerRule):
+    """Fully connected layers."""
+
+    classes = (nn.Linear,)
+
+    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+        parameters = view._parameters
+        weight = take(take(parameters["weight"], outputs), inputs, axis=1)
+        parameters["weight"] = weight
+        view.out_features, view.in_features = weight.shape
+        if parameters["bias"] is not None:
+            parameters["bias"] = take(parameters["bias"], outputs)
+
+
+class BatchNormRule(LayerRule):
+    """Batch normalisation, timm's `BatchNormAct2d` included."""
+
+    classes = (nn.modules.batchnorm._BatchNorm,)
+
+    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+        for table in (view._parameters, view._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and tensor.ndim:
+                    table[name] = take(tensor, outputs)
+                    view.num_features = table[name].shape[0]
+
+
+class LayerNormRule(LayerRule):
+    """Layer normalisation over channels, timm's `LayerNorm2d` included."""
+
+    classes = (nn.LayerNorm,)
+
+    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+        for name, tensor in view._parameters.items():
+            if tensor is not None:
+                view._parameters[name] = take(tensor, outputs)
+        if isinstance(outputs, slice):
+            view.normalized_shape = (outputs.stop,)
+        elif outputs is not None:
+            view.normalized_shape = (len(outputs),)
+
+
+_RULES: list[LayerRule] = [ConvRule(), LinearRule(), BatchNormRule(), LayerNormRule()]
+
+
+def register_rule(rule: LayerRule) -> None:
+    """Add a rule; it goes before those already there, so that it may refine one of them."""
+    _RULES.insert(0, rule)
+
+
+def find_rule(module: nn.Module) -> LayerRule | None:
+    """Return the rule for `module`, or None where its class has none."""
+    return next((rule for rule in _RULES if isinstance(module, rule.classes)), None)
+
+
+def rule_for(name: str, module: nn.Module) -> LayerRule:
+    """Return the rule for `module`.
+
+    Raises:
+        TipsError: no rule covers its class.
+    """
+    rule = find_rule(module)
+    if rule is None:
+        known = ", ".join(sorted(c.__name__ for r in _RULES for c in r.classes))
+        raise TipsError(f"no elastic rule for {name} of class {type(module).__name__}; known: {known}")
+    return rule

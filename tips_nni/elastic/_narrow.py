@@ -1,0 +1,122 @@
+"""A subnet as a module tree that shares the supernet's weights, and the same subnet with weights of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tips_nni.core import SubnetConfig
+from tips_nni.elastic._layers import rule_for, shallow, take
+from tips_nni.elastic._plan import AxisPlan, ElasticPlan, Kept
+
+#: BatchNorm statistics of a subnet: ``{"<path>.running_mean" | "<path>.running_var": tensor}``.
+Statistics = Mapping[str, Tensor]
+
+
+def rebuild(module: nn.Module, change: Callable[[str, nn.Module], nn.Module], path: str = "") -> nn.Module:
+    """Copy a module tree without copying tensors.
+
+    Args:
+        module: the tree; it stays as it is.
+        change: called with each path and a shallow copy of the module there, children first done; returns what stands
+            there in the new tree.
+        path: the path of `module`.
+
+    Returns:
+        The new tree. Modules without children, parameters and buffers are shared with the old one.
+    """
+    if not (module._modules or module._parameters or module._buffers):
+        return change(path, module)
+    view = shallow(module)
+    for name, child in module._modules.items():
+        if child is not None:
+            view._modules[name] = rebuild(child, change, f"{path}.{name}" if path else name)
+    return change(path, view)
+
+
+def narrow(
+    backbone: nn.Module, plan: ElasticPlan, config: SubnetConfig, statistics: Statistics | None = None
+) -> nn.Module:
+    """Return the subnet `config` of `backbone` as a module that shares its weights.
+
+    The slices are taken now: make a new one after an optimizer step. In training mode its BatchNorm layers use the
+    batch's statistics and leave the running ones, which belong to the largest subnet, alone.
+
+    Args:
+        backbone: the whole network.
+        plan: its elastic plan.
+        config: the subnet.
+        statistics: BatchNorm statistics from `calibrate`; without them the leading channels of the largest's are used.
+
+    Returns:
+        A module of the backbone's class. It accepts images of any size and resizes them to the subnet's resolution
+        where that is elastic.
+    """
+    if config == plan.space.largest and statistics is None:
+        return backbone
+    skipped = plan.skipped(config)
+    # Axes of one coupled group are equal: find out once what each keeps.
+    memory: dict[int, Kept] = {}
+
+    def kept(axis: AxisPlan | None) -> Kept | None:
+        if axis is None:
+            return None
+        if id(axis) not in memory:
+            memory[id(axis)] = axis.kept(config)
+        return memory[id(axis)]
+
+    def change(path: str, view: nn.Module) -> nn.Module:
+        if path in skipped:
+            return nn.Identity()
+        layer = plan.layers.get(path)
+        if layer is not None:
+            rule_for(path, view).narrow(view, kept(layer.inputs), kept(layer.outputs))
+        for name, parameter in view._parameters.items():
+            bare = plan.layers.get(f"{path}.{name}" if path else name)
+            if bare is not None and parameter is not None:
+                axis = max(i for i, size in enumerate(parameter.shape) if size > 1)
+                view._parameters[name] = take(parameter, kept(bare.outputs), axis)
+        if isinstance(view, nn.modules.batchnorm._BatchNorm):
+            if view.training:
+                view.track_running_stats = False
+            if statistics is not None:
+                for name in ("running_mean", "running_var"):
+                    view._buffers[name] = statistics[f"{path}.{name}"]
+        return view
+
+    view = rebuild(backbone, change)
+    if "resolution" in plan.space:
+        side = config["resolution"]
+        view._forward_pre_hooks = OrderedDict()
+        view.register_forward_pre_hook(lambda _module, inputs: (resize(inputs[0], side), *inputs[1:]))
+    return view
+
+
+def materialise(view: nn.Module) -> nn.Module:
+    """Return `view` with weights of its own: a plain module of the backbone's class, without this package."""
+
+    def change(_path: str, module: nn.Module) -> nn.Module:
+        for name, tensor in module._parameters.items():
+            if tensor is not None:
+                module._parameters[name] = nn.Parameter(tensor.detach().clone().contiguous())
+        for name, tensor in module._buffers.items():
+            if tensor is not None:
+                module._buffers[name] = tensor.detach().clone().contiguous()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = True
+        return module
+
+    own = rebuild(view, change)
+    own._forward_pre_hooks = OrderedDict()
+    return copy.deepcopy(own)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Return images (N, C, H, W) at `side` × `side` pixels: bilinear, antialiased; unchanged where they have it."""
+    if images.shape[-1] == side and images.shape[-2] == side:
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)

@@ -1,0 +1,91 @@
+"""Channels in order of importance, with the function unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tips_nni.elastic._layers import find_rule
+from tips_nni.elastic._plan import AxisPlan, ElasticPlan
+
+
+@torch.no_grad()
+def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
+    """Permute the channels of every elastic group so that the most important lead; in place.
+
+    Importance of a channel is the sum of the L1 norms of the weights that make it (Li et al., Pruning Filters for
+    Efficient ConvNets, 2017), over all layers of the coupled group. Channels of grouped convolutions move by whole
+    groups.
+    """
+    for dim in plan.space.dims:
+        if dim.kind not in ("width", "hidden"):
+            continue
+        channels = dim.choices[-1]
+        score = torch.zeros(channels, dtype=torch.float64)
+        unit = 1
+        for module, axis, tensor, direction in _tensors(model, plan):
+            rule = find_rule(module)
+            if rule is not None and isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels:
+                if any(piece.dim == dim.name for piece in axis.pieces):
+                    unit = int(np.lcm(unit, rule.unit(module)))
+            if direction == "out" and tensor.ndim > 1:
+                norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
+                for piece in axis.pieces:
+                    if piece.dim == dim.name:
+                        score.index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
+        by_unit = score.view(-1, unit).sum(1).argsort(descending=True, stable=True).numpy()
+        order = (by_unit[:, None] * unit + np.arange(unit)).ravel()
+        for module, axis, tensor, direction in _tensors(model, plan):
+            positions = _permutation(axis, dim.name, order)
+            if positions is not None:
+                grouped_input = direction == "in" and isinstance(module, nn.Conv2d) and module.groups > 1
+                if not grouped_input:
+                    along = _axis(tensor, direction)
+                    tensor.copy_(tensor.index_select(along, torch.from_numpy(positions).to(tensor.device)))
+
+
+def _axis(tensor: Tensor, direction: str) -> int:
+    """Return which axis of a tensor holds the channels."""
+    if direction == "in":
+        return 1
+    if direction == "bare":
+        return max(i for i, size in enumerate(tensor.shape) if size > 1)
+    return 0
+
+
+def _tensors(model: nn.Module, plan: ElasticPlan) -> Iterator[tuple[nn.Module, AxisPlan, Tensor, str]]:
+    """Yield (module, axis, tensor, direction) for every tensor with an elastic axis."""
+    modules = dict(model.named_modules())
+    for path, layer in plan.layers.items():
+        if path not in modules:
+            owner, name = path.rpartition(".")[::2]
+            if layer.outputs is not None:
+                yield modules[owner], layer.outputs, modules[owner]._parameters[name], "bare"  # type: ignore[misc]
+            continue
+        module = modules[path]
+        if layer.inputs is not None and "weight" in module._parameters:
+            yield module, layer.inputs, module._parameters["weight"], "in"  # type: ignore[misc]
+        if layer.outputs is not None:
+            for tensor in [*module._parameters.values(), *module._buffers.values()]:
+                if tensor is not None and tensor.ndim:
+                    yield module, layer.outputs, tensor, "out"
+
+
+def _permutation(axis: AxisPlan, dim: str, order: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return for each position of the axis the position whose channel moves there, or None where `dim` has no part."""
+    positions = np.arange(axis.size)
+    touched = False
+    for piece in axis.pieces:
+        if piece.dim != dim:
+            continue
+        touched = True
+        by_root: dict[int, list[int]] = {}
+        for index, root in zip(piece.index.tolist(), piece.root.tolist(), strict=True):
+            by_root.setdefault(root, []).append(index)
+        for new, old in enumerate(order.tolist()):
+            positions[by_root.get(new, [])] = by_root.get(old, [])
+    return positions if touched else None
