@@ -1,5 +1,10 @@
 """The YAML specs: their schema, loading with line numbers, and the built-in search spaces and strategies."""
 
+from tips_nni.specs._library import load_space as load_space
+from tips_nni.specs._library import load_strategy as load_strategy
+from tips_nni.specs._library import space_for as space_for
+from tips_nni.specs._library import space_names as space_names
+from tips_nni.specs._library import strategy_names as strategy_names
 from tips_nni.specs._models import BackboneSpec as BackboneSpec
 from tips_nni.specs._models import ConstraintsSpec as ConstraintsSpec
 from tips_nni.specs._models import DataSpec as DataSpec
@@ -14,3 +19,4 @@ from tips_nni.specs._models import SearchSpec as SearchSpec
 from tips_nni.specs._models import SpaceSpec as SpaceSpec
 from tips_nni.specs._models import StrategySpec as StrategySpec
 from tips_nni.specs._models import TrainingSpec as TrainingSpec
+from tips_nni.specs._run import load_run as load_run

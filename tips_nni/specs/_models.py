@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tips_nni.specs._yaml import dump
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -155,7 +156,7 @@ class RunSpec(Spec):
 
     def to_yaml(self) -> str:
         """Return the spec as YAML with every default written out; `load_run` reads it back to an equal spec."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+        return dump(self.model_dump(mode="json"))
 
 
 class PolicySpec(BaseModel):

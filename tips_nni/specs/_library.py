@@ -1,0 +1,101 @@
+"""Search spaces and strategies by name or path."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from tips_nni.core import TipsError, unknown
+from tips_nni.specs._models import SpaceSpec, StrategySpec
+from tips_nni.specs._validate import validate
+from tips_nni.specs._yaml import Document, read_document
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def is_path(text: str) -> bool:
+    """Return whether `text` is a path of the user's own file rather than the name of a built-in."""
+    return text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text
+
+
+def space_names() -> list[str]:
+    """Return the names of the built-in search spaces, sorted."""
+    return _names("search_spaces")
+
+
+def strategy_names() -> list[str]:
+    """Return the names of the built-in strategies, sorted."""
+    return _names("strategies")
+
+
+def load_space(name_or_path: str | Path) -> SpaceSpec:
+    """Load a search space.
+
+    Args:
+        name_or_path: a built-in's name (``mobilenetv2``) or the path of a YAML file (``./mine.yaml``).
+
+    Raises:
+        TipsError: no such name or file, or something in the file is wrong.
+    """
+    return validate(SpaceSpec, _document("search space", "search_spaces", str(name_or_path)))
+
+
+def load_strategy(name_or_path: str | Path) -> StrategySpec:
+    """Load a strategy.
+
+    Args:
+        name_or_path: a built-in's name (``tips``) or the path of a YAML file (``./mine.yaml``).
+
+    Raises:
+        TipsError: no such name or file, or something in the file is wrong.
+    """
+    return validate(StrategySpec, _document("strategy", "strategies", str(name_or_path)))
+
+
+def space_for(backbone_name: str) -> str:
+    """Return the name of the built-in search space whose `matches` fit a timm model; the longest pattern wins.
+
+    Args:
+        backbone_name: a timm model, with or without the tag of its weights (``resnet50.a1_in1k``).
+
+    Raises:
+        TipsError: no family fits.
+    """
+    architecture = backbone_name.partition(".")[0]
+    fitting = [
+        (len(pattern.replace("*", "")), name)
+        for name in space_names()
+        for pattern in load_space(name).matches
+        if fnmatchcase(architecture, pattern)
+    ]
+    if not fitting:
+        raise TipsError(
+            f"no built-in search space fits the backbone {backbone_name!r} (families: {', '.join(space_names())}); "
+            "write your own and name it with the key space, e.g. space: ./mine.yaml"
+        )
+    return max(fitting, key=lambda found: found[0])[1]
+
+
+def _folder(kind: str, package: Path = _PACKAGE) -> Path:
+    """Return the folder of the built-ins: inside an installed package, or at the root of a checkout."""
+    for folder in (package / "_specs" / kind, package.parent / kind):
+        if folder.is_dir():
+            return folder
+    raise TipsError(f"the installation of tips-nni lacks its {kind} folder; install it again")
+
+
+def _names(kind: str) -> list[str]:
+    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
+
+
+def _document(what: str, kind: str, name_or_path: str) -> Document:
+    if is_path(name_or_path):
+        return read_document(Path(name_or_path).expanduser())
+    if name_or_path not in _names(kind):
+        raise TipsError(f"{unknown(what, name_or_path, _names(kind))}; your own file is a path, e.g. ./mine.yaml")
+    return read_document(_folder(kind) / f"{name_or_path}.yaml")

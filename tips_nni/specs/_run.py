@@ -1,0 +1,94 @@
+"""Loading a run spec: cross-checks and absolute paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tips_nni.core import TipsError
+from tips_nni.specs._library import is_path, load_space, load_strategy, space_for
+from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec
+from tips_nni.specs._validate import dotted, shown, validate
+from tips_nni.specs._yaml import Document, KeyPath, override, read_document
+
+Result = TypeVar("Result")
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bool = True) -> RunSpec:
+    """Load a run spec, resolve it and check everything that can be checked without running.
+
+    Resolved means: the search space is named, the search is the strategy's with the run's own keys on top, and the
+    paths of data, checkpoint, space and strategy are absolute. They are relative to the folder of the spec, those of
+    an override to the current folder. `output` stays as written, relative to the current folder.
+
+    Args:
+        path: the YAML file.
+        overrides: ``training.epochs=3``; values are YAML and are checked like those of the file.
+        check_paths: whether the data and the checkpoint must exist.
+
+    Raises:
+        TipsError: one line with file and line, the value, what is allowed and the remedy.
+    """
+    path = Path(path).expanduser()
+    document = read_document(path)
+    for text in overrides:
+        document = override(document, text)
+    run = validate(RunSpec, document)
+    if run.space is None:
+        space = _located(document, ("backbone", "name"), lambda: space_for(run.backbone.name))
+    else:
+        space = _library_path(document, path, ("space",), run.space)
+        _located(document, ("space",), lambda: load_space(space))
+    strategy_path = _library_path(document, path, ("strategy",), run.strategy)
+    strategy = _located(document, ("strategy",), lambda: load_strategy(strategy_path))
+    data = run.data.model_copy(update={"path": _file(document, path, ("data", "path"), run.data.path)})
+    checkpoint = _file(document, path, ("backbone", "checkpoint_path"), run.backbone.checkpoint_path)
+    backbone = run.backbone.model_copy(update={"checkpoint_path": checkpoint})
+    if check_paths:
+        _must_exist(document, ("backbone", "checkpoint_path"), checkpoint)
+        if not data.download:
+            _must_exist(document, ("data", "path"), data.path)
+    return run.model_copy(
+        update={
+            "space": space,
+            "strategy": strategy_path,
+            "search": _search(run, strategy),
+            "data": data,
+            "backbone": backbone,
+        }
+    )
+
+
+def _search(run: RunSpec, strategy: StrategySpec) -> SearchSpec:
+    given = run.search.model_dump(exclude_unset=True) if run.search else {}
+    return SearchSpec(**{**strategy.search.model_dump(), **given})
+
+
+def _library_path(document: Document, spec: Path, key: KeyPath, value: str) -> str:
+    """Return a built-in's name as it is, a path made absolute."""
+    return str(_absolute(document, spec, key, value)) if is_path(value) else value
+
+
+def _file(document: Document, spec: Path, key: KeyPath, value: str | None) -> str | None:
+    return None if value is None else str(_absolute(document, spec, key, value))
+
+
+def _absolute(document: Document, spec: Path, key: KeyPath, value: str) -> Path:
+    base = Path.cwd() if document.is_overridden(key) else spec.parent
+    return (base / Path(value).expanduser()).resolve()
+
+
+def _must_exist(document: Document, key: KeyPath, value: str | None) -> None:
+    if value is not None and not Path(value).exists():
+        raise TipsError(
+            f"{document.origin(key)}: {dotted(key)} = {shown(document.value(key))}: there is no {value}; check the path"
+        )
+
+
+def _located(document: Document, key: KeyPath, load: Callable[[], Result]) -> Result:
+    """Call `load`; put the place in `document` before its error."""
+    try:
+        return load()
+    except TipsError as error:
+        raise TipsError(f"{document.origin(key)}: {dotted(key)}: {error}") from None
