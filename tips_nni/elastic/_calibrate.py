@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,15 @@ def calibrate(subnet: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]
     Raises:
         TipsError: there are BatchNorm layers but no batches.
     """
-    layers: dict[str, nn.Module] = {}
+    layers: dict[str, Any] = {}
 
-    def change(path: str, module: nn.Module) -> nn.Module:
+    def change(path: str, module: Any) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = True
             module.momentum = None
+            buffers: dict[str, Any] = module._buffers
             for name in ("running_mean", "running_var", "num_batches_tracked"):
-                module._buffers[name] = torch.zeros_like(module._buffers[name])
+                buffers[name] = torch.zeros_like(buffers[name])
             module.training = True
             layers[path] = module
         elif module._modules or module._parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -40,7 +41,11 @@ def describe(
     gates = _gates(traced, stages, dimensions, space)
     outputs = [_spatial_of(traced, modules, table) for table in shapes]
     sides = space["resolution"].choices if "resolution" in space else (None,)
-    image = FeatureMap("input", (Axis((in_chans,)),), tuple(_input_size(table, side) for table, side in zip(shapes, sides, strict=True)))
+    image = FeatureMap(
+        "input",
+        (Axis((in_chans,)),),
+        tuple(_input_size(table, side) for table, side in zip(shapes, sides, strict=True)),
+    )
     maps: dict[str, FeatureMap] = {"input": image}
     operations = []
     for node in traced.nodes:
@@ -66,9 +71,9 @@ def describe(
     return Architecture(space, tuple(maps.values()), tuple(operations))
 
 
-def _pair(value: object) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
     """Return a kernel or stride as (vertical, horizontal)."""
-    return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))  # type: ignore[call-overload]
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
 
 
 def _group_width(module: nn.Module | None) -> int | None:
@@ -147,7 +152,7 @@ def _axes(
     """Return the channel axes of a node's output."""
     if node.kind in ("conv", "linear"):
         module = modules[node.name]
-        channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+        channels: Any = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
         layer = dimensions.layers.get(node.name)
         plan: AxisPlan | None = layer.outputs if layer is not None else None
         if plan is None:
@@ -190,7 +195,7 @@ def _members(nodes: Mapping[str, Node], block: str, addition: str) -> set[str]:
             node = nodes[name]
             own = node.module is not None and within(node.module, block)
             outside_module = node.module is not None and not own
-            depends[name] = own or (not outside_module and any([inside(i) for i in node.inputs]))
+            depends[name] = own or (not outside_module and any(inside(i) for i in node.inputs))
         return depends[name]
 
     def walk(name: str, found: set[str]) -> set[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from tips_nni.core import ElasticDim, TipsError
+from tips_nni.core._space import DimKind
 from tips_nni.elastic._layers import find_rule
 from tips_nni.elastic._plan import AxisPlan, LayerPlan, Piece
 from tips_nni.elastic._sections import Stage, within
@@ -152,7 +153,7 @@ def _merge_grouped(modules: Mapping[str, nn.Module], groups: Sequence[Group]) ->
     return merged
 
 
-def _name(dense: Sequence[str], group: _Channels, stages: Sequence[Stage], taken: set[str]) -> tuple[str, str]:
+def _name(dense: Sequence[str], group: _Channels, stages: Sequence[Stage], taken: set[str]) -> tuple[DimKind, str]:
     """Return (kind, name): ``hidden`` where all members lie in one block, named by the block or by the producer."""
     for stage in stages:
         for block in stage.blocks:
@@ -189,9 +190,7 @@ def _reason(
             return f"no elastic rule for {path} of class {type(modules[path]).__name__}"
     if dense and all(path in vectors for path in dense):
         return "a squeeze-excite reduction, too narrow to be worth a choice"
-    covered = all(
-        len(m.index) == m.size or len(np.unique(m.index)) == len(m.index) for m in group.members.values()
-    )
+    covered = all(len(m.index) == m.size or len(np.unique(m.index)) == len(m.index) for m in group.members.values())
     roots = all(m.root.max(initial=-1) < group.channels for m in group.members.values())
     return None if covered and roots else "its channels are coupled in a way that cannot be cut"
 
@@ -244,7 +243,9 @@ def _depths(
             if first >= len(stage.blocks):
                 block = stage.blocks[needed - 1]
                 result.fixed[key] = (
-                    f"{block} has no shortcut around it" if needed > spec.depth.min else "the space keeps all its blocks"
+                    f"{block} has no shortcut around it"
+                    if needed > spec.depth.min
+                    else "the space keeps all its blocks"
                 )
                 continue
             name = f"depth.{stage.name}"

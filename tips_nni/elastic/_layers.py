@@ -8,6 +8,7 @@ rule for a class of its own with `register_rule`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class LayerRule(ABC):
     classes: tuple[type[nn.Module], ...]
 
     @abstractmethod
-    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:
+    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         """Replace the tensors and sizes of `view`, a shallow copy, by those of the kept channels.
 
         Args:
@@ -50,7 +51,7 @@ class LayerRule(ABC):
             outputs: output channels to keep; None for all.
         """
 
-    def unit(self, module: nn.Module) -> int:
+    def unit(self, module: Any) -> int:
         """Return the number of channels that must be kept or cut together (1 unless grouped)."""
         return 1
 
@@ -60,7 +61,7 @@ class ConvRule(LayerRule):
 
     classes = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         parameters = view._parameters
         weight = take(parameters["weight"], outputs)
         if view.groups == 1:
@@ -75,8 +76,8 @@ class ConvRule(LayerRule):
         if parameters["bias"] is not None:
             parameters["bias"] = take(parameters["bias"], outputs)
 
-    def unit(self, module: nn.Module) -> int:  # noqa: D102
-        return 1 if module.groups == 1 else max(module.in_channels, module.out_channels) // module.groups
+    def unit(self, module: Any) -> int:
+        return 1 if module.groups == 1 else int(max(module.in_channels, module.out_channels) // module.groups)
 
 
 class LinearRule(LayerRule):
@@ -84,7 +85,7 @@ class LinearRule(LayerRule):
 
     classes = (nn.Linear,)
 
-    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         parameters = view._parameters
         weight = take(take(parameters["weight"], outputs), inputs, axis=1)
         parameters["weight"] = weight
@@ -98,7 +99,7 @@ class BatchNormRule(LayerRule):
 
     classes = (nn.modules.batchnorm._BatchNorm,)
 
-    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         for table in (view._parameters, view._buffers):
             for name, tensor in table.items():
                 if tensor is not None and tensor.ndim:
@@ -111,7 +112,7 @@ class LayerNormRule(LayerRule):
 
     classes = (nn.LayerNorm,)
 
-    def narrow(self, view: nn.Module, inputs: Kept | None, outputs: Kept | None) -> None:  # noqa: D102
+    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         for name, tensor in view._parameters.items():
             if tensor is not None:
                 view._parameters[name] = take(tensor, outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +18,12 @@ from tips_nni.elastic._plan import AxisPlan, ElasticPlan, Kept
 Statistics = Mapping[str, Tensor]
 
 
-def rebuild(module: nn.Module, change: Callable[[str, nn.Module], nn.Module], path: str = "") -> nn.Module:
+def rebuild(
+    module: nn.Module,
+    change: Callable[[str, nn.Module], nn.Module],
+    path: str = "",
+    skipped: frozenset[str] = frozenset(),
+) -> nn.Module:
     """Copy a module tree without copying tensors.
 
     Args:
@@ -25,16 +31,19 @@ def rebuild(module: nn.Module, change: Callable[[str, nn.Module], nn.Module], pa
         change: called with each path and a shallow copy of the module there, children first done; returns what stands
             there in the new tree.
         path: the path of `module`.
+        skipped: paths whose place an identity takes.
 
     Returns:
         The new tree. Modules without children, parameters and buffers are shared with the old one.
     """
+    if path in skipped:
+        return nn.Identity()
     if not (module._modules or module._parameters or module._buffers):
         return change(path, module)
     view = shallow(module)
     for name, child in module._modules.items():
         if child is not None:
-            view._modules[name] = rebuild(child, change, f"{path}.{name}" if path else name)
+            view._modules[name] = rebuild(child, change, f"{path}.{name}" if path else name, skipped)
     return change(path, view)
 
 
@@ -58,7 +67,6 @@ def narrow(
     """
     if config == plan.space.largest and statistics is None:
         return backbone
-    skipped = plan.skipped(config)
     # Axes of one coupled group are equal: find out once what each keeps.
     memory: dict[int, Kept] = {}
 
@@ -69,9 +77,7 @@ def narrow(
             memory[id(axis)] = axis.kept(config)
         return memory[id(axis)]
 
-    def change(path: str, view: nn.Module) -> nn.Module:
-        if path in skipped:
-            return nn.Identity()
+    def change(path: str, view: Any) -> nn.Module:
         layer = plan.layers.get(path)
         if layer is not None:
             rule_for(path, view).narrow(view, kept(layer.inputs), kept(layer.outputs))
@@ -88,7 +94,7 @@ def narrow(
                     view._buffers[name] = statistics[f"{path}.{name}"]
         return view
 
-    view = rebuild(backbone, change)
+    view = rebuild(backbone, change, skipped=plan.skipped(config))
     if "resolution" in plan.space:
         side = config["resolution"]
         view._forward_pre_hooks = OrderedDict()
@@ -99,7 +105,7 @@ def narrow(
 def materialise(view: nn.Module) -> nn.Module:
     """Return `view` with weights of its own: a plain module of the backbone's class, without this package."""
 
-    def change(_path: str, module: nn.Module) -> nn.Module:
+    def change(_path: str, module: Any) -> nn.Module:
         for name, tensor in module._parameters.items():
             if tensor is not None:
                 module._parameters[name] = nn.Parameter(tensor.detach().clone().contiguous())

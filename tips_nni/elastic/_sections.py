@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ def find_stages(model: nn.Module, traced: Trace, image_size: int, in_chans: int)
             continue
         paths = [path for path, _ in children]
         if all(path in flows for path in paths) and all(
-            flows[a][1] is flows[b][0] for a, b in zip(paths, paths[1:], strict=False)
+            flows[a][1] is flows[b][0] for a, b in itertools.pairwise(paths)
         ):
             chains[name] = tuple(paths)
     deepest = [name for name in chains if not any(other != name and within(other, name) for other in chains)]

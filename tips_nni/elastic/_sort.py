@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tips_nni.elastic._layers import find_rule
+from tips_nni.elastic._layers import rule_for
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan
 
 
@@ -28,10 +28,9 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
         score = torch.zeros(channels, dtype=torch.float64)
         unit = 1
         for module, axis, tensor, direction in _tensors(model, plan):
-            rule = find_rule(module)
-            if rule is not None and isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels:
-                if any(piece.dim == dim.name for piece in axis.pieces):
-                    unit = int(np.lcm(unit, rule.unit(module)))
+            grouped = isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels
+            if grouped and any(piece.dim == dim.name for piece in axis.pieces):
+                unit = int(np.lcm(unit, rule_for("", module).unit(module)))
             if direction == "out" and tensor.ndim > 1:
                 norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
                 for piece in axis.pieces:
