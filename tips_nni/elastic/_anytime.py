@@ -31,15 +31,17 @@ class FrontEntry:
 
     Attributes:
         config: the subnet.
-        accuracy: measured top-1 accuracy, 0 to 1.
+        accuracy: top-1 accuracy on validation images, 0 to 1; budgets choose by it.
         costs: cost name -> value, e.g. ``mflops`` (1e6 multiply-adds), ``params_m``, ``latency_ms``.
         statistics: its BatchNorm statistics.
+        test_accuracy: top-1 accuracy on test images, 0 to 1, where measured; nothing is chosen by it.
     """
 
     config: SubnetConfig
     accuracy: float
     costs: Mapping[str, float]
     statistics: Statistics
+    test_accuracy: float | None = None
 
 
 class AnytimeModel(nn.Module):
@@ -106,8 +108,11 @@ class AnytimeModel(nn.Module):
 
     @property
     def front(self) -> list[dict[str, Any]]:
-        """The subnets as rows, cheapest last: ``accuracy``, every cost, and ``subnet`` (dimension -> value)."""
-        return [{"accuracy": e.accuracy, **e.costs, "subnet": e.config.as_dict()} for e in self._entries]
+        """The subnets as rows, most accurate first: accuracies, every cost, and ``subnet`` (dimension -> value)."""
+        return [
+            {"accuracy": e.accuracy, "test_accuracy": e.test_accuracy, **e.costs, "subnet": e.config.as_dict()}
+            for e in self._entries
+        ]
 
     @property
     def config(self) -> SubnetConfig:
@@ -176,7 +181,13 @@ class AnytimeModel(nn.Module):
             for name, tensor in entry.statistics.items():
                 tensors[f"statistics/{row}/{name}"] = tensor.detach().cpu().contiguous()
         rows = [
-            {"values": list(e.config.values), "accuracy": e.accuracy, "costs": dict(e.costs)} for e in self._entries
+            {
+                "values": e.config.values,
+                "accuracy": e.accuracy,
+                "costs": dict(e.costs),
+                "test_accuracy": e.test_accuracy,
+            }
+            for e in self._entries
         ]
         document = {"recipe": self.recipe, "plan": self.plan.to_json(), "front": rows, "info": self.info}
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +230,8 @@ class AnytimeModel(nn.Module):
                 statistics = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 config = SubnetConfig(plan.space.names, tuple(item["values"]))
                 plan.space.encode(config)
-                entries.append(FrontEntry(config, float(item["accuracy"]), dict(item["costs"]), statistics))
+                test = item["test_accuracy"]
+                entries.append(FrontEntry(config, float(item["accuracy"]), dict(item["costs"]), statistics, test))
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise TipsError(f"{source} does not fit the installed timm {timm.__version__}: {first}") from error
