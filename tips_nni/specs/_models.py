@@ -52,13 +52,15 @@ class DataSpec(Spec):
     kind: Literal["digits", "folder", "npz", "torchvision"] = Field(description="where the images come from")
     path: Text | None = Field(None, description="folder or .npz file, relative to the spec's own folder")
     name: Text | None = Field(None, description="a class of torchvision.datasets, e.g. CIFAR10")
+    args: dict[str, Any] = Field(default_factory=dict, description="further arguments of the torchvision class")
     image_size: int | None = Field(None, ge=8, le=4096, description="side in pixels that images are resized to")
     batch_size: int = Field(64, ge=2, le=65536, description="images of one training step")
     validation: Share = Field(0.15, description="share of the training images kept for the search")
     augment: Literal["none", "light", "standard"] = Field("light", description="augmentation of the training images")
+    flip: bool | None = Field(None, description="mirror training images; null: colour images only")
     workers: int = Field(0, ge=0, le=256, description="processes that load images")
     download: bool = Field(False, description="let torchvision download the data set")
-    limit: int | None = Field(None, ge=2, description="use only that many training images, drawn with the seed")
+    limit: int | None = Field(None, ge=2, description="use at most that many training images, drawn with the seed")
 
     @model_validator(mode="after")
     def _keys_fit_the_kind(self) -> DataSpec:
@@ -70,6 +72,8 @@ class DataSpec(Spec):
         for key in ("path", "name"):
             if getattr(self, key) is not None and key not in takes:
                 raise ValueError(f"kind {self.kind} takes no key {key}; remove it")
+        if self.args and self.kind != "torchvision":
+            raise ValueError(f"kind {self.kind} takes no args; remove them")
         if self.download and self.kind != "torchvision":
             raise ValueError(f"kind {self.kind} cannot download; remove download")
         return self
