@@ -81,9 +81,9 @@ def space_for(backbone_name: str) -> str:
     return max(fitting, key=lambda found: found[0])[1]
 
 
-def _folder(kind: str, package: Path = _PACKAGE) -> Path:
+def _folder(kind: str) -> Path:
     """Return the folder of the built-ins: inside an installed package, or at the root of a checkout."""
-    for folder in (package / "_specs" / kind, package.parent / kind):
+    for folder in (_PACKAGE / "_specs" / kind, _PACKAGE.parent / kind):
         if folder.is_dir():
             return folder
     raise TipsError(f"the installation of tips-nni lacks its {kind} folder; install it again")

@@ -89,7 +89,7 @@ class TrainingSpec(Spec):
     weight_decay: float = Field(1e-4, ge=0, le=10, description="decay of the weights")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the optimizers that have one")
     schedule: Text = Field("cosine", description="any of timm's learning-rate schedules")
-    warmup_epochs: float = Field(0, ge=0, description="epochs in which the learning rate rises to lr")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the learning rate rises to lr")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup; 0 turns it off")
     clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient")
@@ -160,7 +160,7 @@ class RunSpec(Spec):
 
     def to_yaml(self) -> str:
         """Return the spec as YAML with every default written out; `load_run` reads it back to an equal spec."""
-        return dump(self.model_dump(mode="json"))
+        return dump(self.model_dump())
 
 
 class PolicySpec(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
@@ -82,9 +83,11 @@ def _line(model: type[BaseModel], document: Document, detail: ErrorDetails) -> s
         parent = _model(model, loc[:-1])
         prefix = f"{dotted(loc[:-1])}: " if loc[:-1] else ""
         return f"{where}{prefix}{unknown('key', str(loc[-1]), parent.model_fields if parent else ())}"
-    if kind == "value_error":
+    if kind == "value_error":  # of a whole mapping: name the line of the last key that the message speaks of
+        text = str(detail["ctx"]["error"])
+        keys = [path for path in document.origins if path[:-1] == loc and path[len(loc) :] and path[-1] in _words(text)]
         prefix = f"{dotted(loc)}: " if loc else ""
-        return f"{where}{prefix}{detail['ctx']['error']}"
+        return f"{document.origin(keys[-1] if keys else loc)}: {prefix}{text}"
     value = document.value(loc)
     subject = f"{where}{dotted(loc)} = {shown(value)}: must be "
     context = detail.get("ctx", {})
@@ -124,6 +127,10 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     for option in (annotation, *get_args(annotation)):
         if isinstance(option, type) and issubclass(option, BaseModel):
             yield option
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 def _choices(field: FieldInfo | None) -> tuple[Any, ...]:
