@@ -1,0 +1,257 @@
+"""Costs of subnets by table look-up: multiply-adds, parameters, activation memory, and whatever is additive."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tips_nni.core._architecture import Architecture, Operation
+from tips_nni.core._errors import TipsError
+from tips_nni.core._space import Codes, SearchSpace
+
+_CHUNK = 1 << 15
+_LARGEST_TABLE = 1 << 16
+
+
+class CostModel(ABC):
+    """A cost of subnets that the search can bound or minimise: smaller is better.
+
+    Attributes:
+        name: the key in constraints, tables and files, e.g. ``mflops``.
+        unit: for people, e.g. ``ms``.
+    """
+
+    name: str
+    unit: str
+
+    @abstractmethod
+    def evaluate(self, codes: Codes) -> NDArray[np.float64]:
+        """Return the cost of every subnet.
+
+        Args:
+            codes: shape (N, D), int64.
+
+        Returns:
+            Shape (N,), float64, finite and not negative.
+        """
+
+
+@dataclass(frozen=True)
+class Term:
+    """A cost that depends on a few dimensions.
+
+    Attributes:
+        dims: columns of the code, ascending.
+        table: one axis per dimension, indexed by the choice.
+    """
+
+    dims: tuple[int, ...]
+    table: NDArray[Any]
+
+    def look_up(self, codes: Codes) -> NDArray[Any]:
+        """Return the term for every subnet, shape (N,)."""
+        flat = np.zeros(len(codes), dtype=np.int64)
+        for dim, size in zip(self.dims, self.table.shape, strict=True):
+            flat = flat * size + codes[:, dim]
+        return self.table.ravel()[flat]
+
+
+#: Cost of one operation for arrays of (input channels, output channels, input (h, w), output (h, w)): shapes
+#: (M,), (M,), (M, 2), (M, 2), all int64; returns shape (M,).
+OperationCost = Callable[
+    [Operation, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[Any]
+]
+
+
+def seen_dimensions(architecture: Architecture, operation: Operation) -> tuple[int, ...]:
+    """Return the columns of the code that an operation's shapes and presence depend on, ascending."""
+    space = architecture.space
+    names: set[str] = set()
+    for name in (*operation.inputs, operation.output):
+        feature_map = architecture.feature_map(name)
+        names.update(axis.dim for axis in feature_map.axes if axis.dim is not None)
+        if len(feature_map.spatial) > 1:
+            names.add("resolution")
+    if operation.gate is not None:
+        names.add(operation.gate.dim)
+    return tuple(sorted(space.position(name) for name in names))
+
+
+def operation_terms(architecture: Architecture, cost: OperationCost) -> list[Term]:
+    """Tabulate the cost of every operation over the dimensions that it sees; zero where it does not exist.
+
+    Raises:
+        TipsError: an operation depends on so many dimensions that its table would not fit.
+    """
+    space = architecture.space
+    base = np.zeros(len(space.dims), dtype=np.int64)
+    terms = []
+    for operation in architecture.operations:
+        dims = seen_dimensions(architecture, operation)
+        shape = tuple(len(space.dims[dim].choices) for dim in dims)
+        if np.prod(shape, dtype=np.float64) > 1 << 22:
+            raise TipsError(f"{operation.name} depends on {len(dims)} elastic dimensions; fix some of them")
+        codes = np.tile(base, (int(np.prod(shape, dtype=np.int64)), 1))
+        codes[:, list(dims)] = np.indices(shape).reshape(len(dims), -1).T
+        first = operation.inputs[0]
+        cin = (
+            architecture.channels(first, codes)
+            if len(operation.inputs) == 1
+            else np.sum([architecture.channels(name, codes) for name in operation.inputs], axis=0)
+        )
+        values = cost(
+            operation,
+            cin,
+            architecture.channels(operation.output, codes),
+            architecture.spatial(first, codes),
+            architecture.spatial(operation.output, codes),
+        )
+        values = np.where(architecture.present(operation, codes), values, 0)
+        if values.any():
+            terms.append(Term(dims, values.reshape(shape)))
+    return terms
+
+
+def merge_terms(terms: Sequence[Term], combine: Callable[..., NDArray[Any]]) -> list[Term]:
+    """Put terms together into fewer, larger tables: fewer look-ups per subnet.
+
+    Args:
+        terms: to combine.
+        combine: `numpy.add` for sums, `numpy.maximum` for peaks; tables are broadcast against each other.
+    """
+    merged: list[Term] = []
+    for term in sorted(terms, key=lambda t: (-t.table.size, t.dims)):
+        for i, host in enumerate(merged):
+            union = tuple(sorted({*host.dims, *term.dims}))
+            size = 1
+            sizes = dict(zip((*host.dims, *term.dims), (*host.table.shape, *term.table.shape), strict=True))
+            for dim in union:
+                size *= sizes[dim]
+            if union == host.dims or size <= min(_LARGEST_TABLE, 64 * host.table.size):
+                merged[i] = Term(union, combine(_spread(host, union), _spread(term, union)))
+                break
+        else:
+            merged.append(term)
+    return merged
+
+
+def _spread(term: Term, union: tuple[int, ...]) -> NDArray[Any]:
+    """Return the table with an axis of length 1 for every dimension of `union` that it lacks."""
+    shape = [1] * len(union)
+    for dim, size in zip(term.dims, term.table.shape, strict=True):
+        shape[union.index(dim)] = size
+    return term.table.reshape(shape)
+
+
+@final
+class TabulatedCost(CostModel):
+    """A sum (or, with `numpy.maximum`, a peak) of terms."""
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        space: SearchSpace,
+        terms: Sequence[Term],
+        *,
+        combine: Callable[..., NDArray[Any]] = np.add,
+        scale: float = 1.0,
+    ) -> None:
+        self.name = name
+        self.unit = unit
+        self.space = space
+        self.scale = scale
+        self._combine = combine
+        self._terms = merge_terms(terms, combine)
+
+    def exact(self, codes: Codes) -> NDArray[Any]:
+        """Return the unscaled value of every subnet, shape (N,), in the dtype of the tables.
+
+        Raises:
+            TipsError: the codes do not fit the search space.
+        """
+        codes = self.space.check_codes(codes)
+        dtype = np.result_type(*(term.table.dtype for term in self._terms)) if self._terms else np.int64
+        result = np.zeros(len(codes), dtype=dtype)
+        for start in range(0, len(codes), _CHUNK):
+            part = codes[start : start + _CHUNK]
+            for term in self._terms:
+                self._combine(result[start : start + _CHUNK], term.look_up(part), out=result[start : start + _CHUNK])
+        return result
+
+    def evaluate(self, codes: Codes) -> NDArray[np.float64]:
+        return np.asarray(self.exact(codes) * self.scale, dtype=np.float64)
+
+
+class CostTable:
+    """Exact costs of every subnet of an architecture.
+
+    A multiply-add counts as one FLOP, as the mobile field counts; only convolutions and linear layers count.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        space = architecture.space
+        self.space = space
+        self._flops = TabulatedCost("mflops", "M", space, operation_terms(architecture, _multiply_adds), scale=1e-6)
+        self._params = TabulatedCost("params_m", "M", space, operation_terms(architecture, _parameters), scale=1e-6)
+        self._memory = TabulatedCost(
+            "memory_mb", "MB", space, operation_terms(architecture, _activations), combine=np.maximum, scale=4e-6
+        )
+
+    def flops(self, codes: Codes) -> NDArray[np.int64]:
+        """Return the multiply-adds of one image, shape (N,), int64, exact."""
+        return np.asarray(self._flops.exact(codes), dtype=np.int64)
+
+    def params(self, codes: Codes) -> NDArray[np.int64]:
+        """Return the number of parameters, shape (N,), int64, exact."""
+        return np.asarray(self._params.exact(codes), dtype=np.int64)
+
+    def models(self) -> Mapping[str, CostModel]:
+        """Return ``mflops``, ``params_m`` (both 1e6) and ``memory_mb`` as cost models.
+
+        ``memory_mb`` is the largest sum of an operation's inputs and output, float32, one image, in 1e6 bytes.
+        """
+        return {model.name: model for model in (self._flops, self._params, self._memory)}
+
+
+def weights_of(operation: Operation, cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the entries of the weight of a convolution or linear layer, shape (M,); zero for other kinds."""
+    if operation.kind not in ("conv", "linear"):
+        return np.zeros_like(cout)
+    per_group = cin if operation.group_width is None else operation.group_width
+    return cout * per_group * (operation.kernel[0] * operation.kernel[1])
+
+
+def _multiply_adds(
+    operation: Operation,
+    cin: NDArray[np.int64],
+    cout: NDArray[np.int64],
+    _size_in: NDArray[np.int64],
+    size_out: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    return weights_of(operation, cin, cout) * size_out.prod(axis=1)
+
+
+def _parameters(
+    operation: Operation,
+    cin: NDArray[np.int64],
+    cout: NDArray[np.int64],
+    _size_in: NDArray[np.int64],
+    _size_out: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    return weights_of(operation, cin, cout) + cout * (operation.channel_params + int(operation.bias))
+
+
+def _activations(
+    operation: Operation,
+    cin: NDArray[np.int64],
+    cout: NDArray[np.int64],
+    size_in: NDArray[np.int64],
+    size_out: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    return cin * size_in.prod(axis=1) + cout * size_out.prod(axis=1)
