@@ -115,7 +115,8 @@ def test_round_trip_of_any_values(name: str, output: str, lr: float, args: dict[
 
 
 def test_yaml_core_types() -> None:
-    text = "a: 1e-3\nb: no\nc: 2024-01-01\nd: 010\ne: TRUE\nf: ~\ng: 1_000\nh: +.5\ni: 1:30\nj: '3'\nk: !!str 3\nl:\nm: -.inf\n"
+    text = "a: 1e-3\nb: no\n"
+    text += "c: 2024-01-01\nd: 010\ne: TRUE\nf: ~\ng: 1_000\nh: +.5\ni: 1:30\nj: '3'\nk: !!str 3\nl:\nm: -.inf\n"
     assert parse_document(text, "t").data == {
         "a": 0.001, "b": "no", "c": "2024-01-01", "d": 10, "e": True, "f": None, "g": "1_000", "h": 0.5, "i": "1:30",
         "j": "3", "k": "3", "l": None, "m": float("-inf"),
@@ -130,6 +131,27 @@ def test_anchors_and_merges() -> None:
     assert document.origin(("use", "a")) == "t:1"
     assert document.origin(("list", 0)) == "t:1", "where the item is written out"
     assert document.origin(("nothing", "here")) == "t"
+
+
+def test_odd_characters_stay_on_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, RUN + 'seed: "a\\nb\\u2028c"\n', "a\nb.yaml")
+    with pytest.raises(TipsError) as caught:
+        load_run(path)
+    assert str(caught.value) == (
+        f'{tmp_path}/a\\nb.yaml:6: seed = "a\\nb\\u2028c": must be an integer, not text (seed of everything random)'
+    )
+    with pytest.raises(TipsError, match=r"x\\ny\.yaml: there is no such file"):
+        load_space(f"{tmp_path}/x\ny.yaml")
+    with pytest.raises(TipsError, match=r"there is no .*a\\nb; check the path$"):
+        load_run(write(tmp_path, RUN.replace("{kind: digits}", '{kind: npz, path: "a\\nb"}')))
+
+
+@pytest.mark.parametrize("text", ['"a\\0b"', "~nobody-by-this-name/x"])
+def test_odd_paths(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TipsError, match=r"run\.yaml:3: data\.path = .*: there is no .*; check the path$"):
+        load_run(write(tmp_path, RUN.replace("{kind: digits}", f"{{kind: npz, path: {text}}}")))
+    with pytest.raises(TipsError, match=r"run\.yaml:2: strategy: .*: (cannot be read|there is no)"):
+        load_run(write(tmp_path, RUN.replace("uniform", text[:-1] + '.yaml"' if '"' in text else text)))
 
 
 def test_byte_order_mark_and_crlf(tmp_path: Path) -> None:

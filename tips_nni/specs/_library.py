@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
@@ -95,7 +96,7 @@ def _names(kind: str) -> list[str]:
 
 def _document(what: str, kind: str, name_or_path: str) -> Document:
     if is_path(name_or_path):
-        return read_document(Path(name_or_path).expanduser())
+        return read_document(os.path.expanduser(name_or_path))
     if name_or_path not in _names(kind):
         raise TipsError(f"{unknown(what, name_or_path, _names(kind))}; your own file is a path, e.g. ./mine.yaml")
     return read_document(_folder(kind) / f"{name_or_path}.yaml")

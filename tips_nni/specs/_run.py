@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +11,7 @@ from tips_nni.core import TipsError
 from tips_nni.specs._library import is_path, load_space, load_strategy, space_for
 from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec
 from tips_nni.specs._validate import dotted, shown, validate
-from tips_nni.specs._yaml import Document, KeyPath, override, read_document
+from tips_nni.specs._yaml import Document, KeyPath, override, printable, read_document
 
 Result = TypeVar("Result")
 
@@ -30,7 +31,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
     Raises:
         TipsError: one line with file and line, the value, what is allowed and the remedy.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     document = read_document(path)
     for text in overrides:
         document = override(document, text)
@@ -76,14 +77,13 @@ def _file(document: Document, spec: Path, key: KeyPath, value: str | None) -> st
 
 def _absolute(document: Document, spec: Path, key: KeyPath, value: str) -> Path:
     base = Path.cwd() if document.is_overridden(key) else spec.parent
-    return (base / Path(value).expanduser()).resolve()
+    return Path(os.path.abspath(base / os.path.expanduser(value)))
 
 
 def _must_exist(document: Document, key: KeyPath, value: str | None) -> None:
     if value is not None and not Path(value).exists():
-        raise TipsError(
-            f"{document.origin(key)}: {dotted(key)} = {shown(document.value(key))}: there is no {value}; check the path"
-        )
+        given = f"{document.origin(key)}: {dotted(key)} = {shown(document.value(key))}"
+        raise TipsError(f"{given}: there is no {printable(value)}; check the path")
 
 
 def _located(document: Document, key: KeyPath, load: Callable[[], Result]) -> Result:

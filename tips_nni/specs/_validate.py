@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from tips_nni.core import TipsError, closest, unknown
-from tips_nni.specs._yaml import Document, KeyPath, kind_of
+from tips_nni.specs._yaml import Document, KeyPath, kind_of, printable
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -58,7 +58,7 @@ def dotted(path: KeyPath) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as YAML-like text on one line, abbreviated."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

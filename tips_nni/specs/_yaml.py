@@ -81,7 +81,7 @@ def read_document(path: str | Path) -> Document:
         TipsError: the file cannot be read, is not YAML, is empty, holds no mapping, a key twice, or a tag.
     """
     path = Path(path)
-    return parse_document(_read_text(path), str(path))
+    return parse_document(_read_text(path, printable(str(path))), printable(str(path)))
 
 
 def parse_document(text: str, source: str) -> Document:
@@ -112,7 +112,7 @@ def override(document: Document, text: str) -> Document:
     keys = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
         raise TipsError(f"override {text!r}: must have the form key.key=value, e.g. training.epochs=3")
-    source = f"override {text!r}"
+    source = f"override {text!r}"  # repr: one line
     value, origins = _parse(value_text, source, lambda _: source)
     data = dict(document.data)
     inner = data
@@ -135,6 +135,11 @@ def dump(data: Any) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
+def printable(text: str) -> str:
+    """Return text with line breaks and other characters that do not print as escapes, so that it stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def kind_of(value: Any) -> str:
     """Return what a value is, in a user's words."""
     if value is None:
@@ -145,22 +150,22 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, shown: str) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent
         if not folder.is_dir():
-            raise TipsError(f"{path}: there is no folder {str(folder)!r}; check the path") from None
+            raise TipsError(f"{shown}: there is no folder {printable(str(folder))!r}; check the path") from None
         names = [p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml")]
         hint = closest(path.name, names) or (f"; the folder has {', '.join(sorted(names)[:5])}" if names else "")
-        raise TipsError(f"{path}: there is no such file{hint or '; check the path'}") from None
+        raise TipsError(f"{shown}: there is no such file{hint or '; check the path'}") from None
     except IsADirectoryError:
-        raise TipsError(f"{path}: is a folder; name the YAML file in it") from None
+        raise TipsError(f"{shown}: is a folder; name the YAML file in it") from None
     except UnicodeDecodeError as error:
-        raise TipsError(f"{path}: is not text (byte {error.start} is not UTF-8); save it as UTF-8") from None
+        raise TipsError(f"{shown}: is not text (byte {error.start} is not UTF-8); save it as UTF-8") from None
     except (OSError, ValueError) as error:
-        raise TipsError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise TipsError(f"{shown}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _parse(text: str, source: str, at: Any) -> tuple[Any, dict[KeyPath, str]]:

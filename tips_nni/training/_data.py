@@ -232,7 +232,10 @@ class _Loader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         for batch in super().__iter__():
             if isinstance(batch, TipsError):
-                raise batch
+                # End the workers now: the traceback would keep them until the garbage collector waits for them. For
+                # the same reason a new error, which no variable of this frame refers to.
+                self._iterator = None
+                raise TipsError(str(batch))
             yield batch
 
 

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from tips_nni.training._data_images import OpenedImages, Split, StoredImages
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# What numpy and zipfile raise for a file whose bytes were changed.
+_DAMAGE = (ValueError, EOFError, OSError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 TEST_SHARE = 0.2
 
 
@@ -208,26 +211,34 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "not an .npz file, or a damaged one"
-        raise TipsError(f"{path}: {reason}; write it with numpy.savez") from None
-    if isinstance(loaded, np.ndarray):
+        with path.open("rb") as file:
+            return _read_arrays(path, file)
+    except FileNotFoundError:
+        raise TipsError(f"{path}: no such file; write it with numpy.savez") from None
+    except OSError as error:
+        raise TipsError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def _read_arrays(path: Path, file: BinaryIO) -> dict[str, NDArray[np.generic]]:
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except _DAMAGE:
+        raise TipsError(f"{path}: not an .npz file, or a damaged one; write it with numpy.savez") from None
+    if isinstance(archive, np.ndarray):
         raise TipsError(f"{path}: holds one bare array; it needs {', '.join(_ARRAYS)}, written with numpy.savez")
-    with loaded as file:
-        for name in _ARRAYS:
-            if name not in file.files:
-                found = ", ".join(file.files) or "nothing"
-                raise TipsError(f"{path}: has no array {name} (found: {found}); it needs {', '.join(_ARRAYS)}")
-        arrays = {}
-        for name in (*_ARRAYS, *(name for name in ("class_names",) if name in file.files)):
-            try:
-                arrays[name] = file[name]
-            except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-                pickled = "Object arrays" in str(error)
-                reason = "holds Python objects, which are not read" if pickled else "is damaged"
-                raise TipsError(f"{path}: {name} {reason}; save it again as a plain array of numbers") from None
-        return arrays
+    for name in _ARRAYS:
+        if name not in archive.files:
+            found = ", ".join(archive.files) or "nothing"
+            raise TipsError(f"{path}: has no array {name} (found: {found}); it needs {', '.join(_ARRAYS)}")
+    arrays = {}
+    for name in (*_ARRAYS, *({"class_names"} & set(archive.files))):
+        try:
+            arrays[name] = archive[name]
+        except _DAMAGE as error:
+            pickled = "Object arrays" in str(error)
+            reason = "holds Python objects, which are not read" if pickled else "is damaged"
+            raise TipsError(f"{path}: {name} {reason}; save it again as a plain array of numbers") from None
+    return arrays
 
 
 def _check_images(path: Path, name: str, images: NDArray[np.generic]) -> NDArray[np.generic]:

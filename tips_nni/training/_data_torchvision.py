@@ -100,10 +100,9 @@ def _make_split(spec: DataSpec, make: Callable[..., Any], options: dict[str, Any
     for name in names[:-1]:
         try:
             return make(**{**options, "split": name})
-        except ValueError:  # what torchvision raises for a split that does not exist
-            continue
-        except _FAILURES:
-            break
+        except _FAILURES as error:
+            if "argument split" not in str(error):  # what torchvision says of a split that does not exist
+                break
     else:
         name = names[-1]
     return _make(spec, make, {**options, "split": name})
@@ -129,11 +128,8 @@ def _split(spec: DataSpec, part: Any, number: int, size: int, channels: int) -> 
 
 
 def _labels(spec: DataSpec, part: Any) -> NDArray[np.int64]:
-    for attribute in ("targets", "labels", "_labels", "y"):
-        values = getattr(part, attribute, None)
-        if values is not None and len(values) == len(part):
-            break
-    else:
+    values = _stored_labels(part)
+    if values is None:
         values = [part[i][1] for i in range(len(part))]
     try:
         labels = np.asarray(values)
@@ -142,6 +138,19 @@ def _labels(spec: DataSpec, part: Any) -> NDArray[np.int64]:
     if labels.dtype.kind not in "iu" or labels.shape != (len(part),):
         raise TipsError(f"data.name = {spec.name}: has no single integer class per image; it is not for classification")
     return labels.astype(np.int64)
+
+
+def _stored_labels(part: Any) -> Any:
+    """Return the labels where torchvision keeps them apart from the images, None where it does not."""
+    for attribute in ("targets", "labels", "_labels", "y"):
+        values = getattr(part, attribute, None)
+        if values is not None and len(values) == len(part):
+            return values
+    for attribute in ("samples", "_samples"):
+        pairs = getattr(part, attribute, None)
+        if pairs is not None and len(pairs) == len(part) and isinstance(pairs[0], tuple) and len(pairs[0]) == 2:
+            return [label for _, label in pairs]
+    return None
 
 
 def _class_names(part: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
