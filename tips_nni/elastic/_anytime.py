@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tips_nni.core import InfeasibleError, SubnetConfig, TipsError, unknown
+from tips_nni.elastic._backbone import create_backbone
 from tips_nni.elastic._narrow import Statistics, materialise, narrow, resize
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._supernet import Supernet
+from tips_nni.elastic._trace import UNFIT, first_line
 
 FORMAT = "tips-nni anytime model 1"
 
@@ -80,8 +83,8 @@ class AnytimeModel(nn.Module):
     def from_supernet(
         cls, supernet: Supernet, entries: Sequence[FrontEntry], info: Mapping[str, Any] | None = None
     ) -> AnytimeModel:
-        """Make the anytime model of a trained supernet and its front; it shares the supernet's weights."""
-        return cls(supernet.backbone, supernet.plan, entries, supernet.recipe, info)
+        """Make the anytime model of a trained supernet and its front, from a copy of the supernet's weights."""
+        return cls(copy.deepcopy(supernet.backbone), supernet.plan, entries, supernet.recipe, info)
 
     def _make_views(self) -> None:
         self.backbone.eval()
@@ -220,8 +223,12 @@ class AnytimeModel(nn.Module):
             raise TipsError(f"{source} is damaged or not an anytime model: {error}; write it again") from error
         try:
             plan = ElasticPlan.from_json(document["plan"])
-            arguments = dict(document["recipe"])
-            backbone = timm.create_model(arguments.pop("model_name"), **arguments)
+            recipe = dict(document["recipe"])
+            loading = sorted(key for key in recipe if key.startswith(("pretrained", "checkpoint", "cache")))
+            if loading:
+                raise TipsError(f"{source} would load weights from elsewhere ({', '.join(loading)}); refused")
+            arguments = {key: value for key, value in recipe.items() if key != "model_name"}
+            backbone = create_backbone(recipe["model_name"], **arguments)
             weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
             backbone.load_state_dict(weights)
             entries = []
@@ -232,10 +239,13 @@ class AnytimeModel(nn.Module):
                 plan.space.encode(config)
                 test = item["test_accuracy"]
                 entries.append(FrontEntry(config, float(item["accuracy"]), dict(item["costs"]), statistics, test))
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise TipsError(f"{source} does not fit the installed timm {timm.__version__}: {first}") from error
-        return cls(backbone, plan, entries, document["recipe"], document["info"])
+            return cls(backbone, plan, entries, recipe, document["info"])
+        except TipsError:
+            raise
+        except UNFIT as error:
+            raise TipsError(
+                f"{source} does not fit the installed timm {timm.__version__} ({first_line(error)}); make it again"
+            ) from error
 
 
 def example_images(model: AnytimeModel, row: int, count: int = 1) -> Tensor:

@@ -20,7 +20,7 @@ def calibrate(subnet: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]
     cumulative average of PyTorch's ``momentum=None``), so batches should be of one size and not small.
 
     Args:
-        subnet: from `Supernet.view`, or any module; it is left unchanged.
+        subnet: from `Supernet.view`, or any module, in either mode; it is left unchanged.
         batches: images (N, C, H, W) on the subnet's device; training images, without augmentation.
 
     Returns:
@@ -32,25 +32,20 @@ def calibrate(subnet: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]
     layers: dict[str, Any] = {}
 
     def change(path: str, module: Any) -> nn.Module:
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+        module.training = norm
+        if norm:
             module.track_running_stats = True
             module.momentum = None
             buffers: dict[str, Any] = module._buffers
             for name in ("running_mean", "running_var", "num_batches_tracked"):
                 buffers[name] = torch.zeros_like(buffers[name])
-            module.training = True
             layers[path] = module
-        elif module._modules or module._parameters:
-            module.training = False
         return module
 
     fresh = rebuild(subnet, change)
     if not layers:
         return {}
-    # Stateless modules are shared with `subnet`, which may be in training mode: only dropout would mind.
-    droppers = [m for m in fresh.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    if droppers:
-        raise TipsError("calibrate needs the subnet in evaluation mode: call .eval() on the supernet first")
     seen = 0
     for batch in batches:
         fresh(batch)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
-from tips_nni.core import SearchSpace, TipsError, closest
+from tips_nni.core import SearchSpace
+from tips_nni.elastic._backbone import create_backbone
 from tips_nni.elastic._describe import describe
 from tips_nni.elastic._dimensions import choose_dimensions
 from tips_nni.elastic._plan import ElasticPlan
@@ -18,36 +19,10 @@ from tips_nni.elastic._sections import find_stages, within
 from tips_nni.elastic._sort import sort_channels
 from tips_nni.elastic._supernet import Supernet
 from tips_nni.elastic._trace import module_shapes, trace
+from tips_nni.elastic._verify import check_description, find_inexact
 from tips_nni.specs import SpaceSpec
 
 _log = logging.getLogger(__name__)
-
-
-def create_backbone(
-    name: str,
-    *,
-    pretrained: bool = False,
-    checkpoint_path: str | None = None,
-    **arguments: Any,
-) -> nn.Module:
-    """Create a timm model.
-
-    Args:
-        name: timm's name, e.g. ``mobilenetv2_100``.
-        pretrained: load timm's pretrained weights (needs a network, or its cache).
-        checkpoint_path: load weights from this file instead (safetensors, or a plain state dict).
-        **arguments: for the model, e.g. ``in_chans``, ``num_classes``, ``drop_rate``.
-
-    Raises:
-        TipsError: timm has no such model, or refuses the arguments or the weights.
-    """
-    if not timm.is_model(name):
-        raise TipsError(f"timm has no backbone {name!r}{closest(name, timm.list_models())}; see timm.list_models()")
-    try:
-        return timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path or "", **arguments)
-    except (TypeError, RuntimeError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TipsError(f"timm cannot create {name!r} with {arguments}: {first}") from error
 
 
 def convert(
@@ -88,11 +63,12 @@ def convert(
         recipe = {"model_name": backbone, **extra}
     else:
         model = backbone
-    shapes = {image_size: module_shapes(model, in_chans, image_size)}
+    ghost = copy.deepcopy(model).to("meta").eval()
+    shapes = {image_size: module_shapes(ghost, in_chans, image_size)}
     # Depends on the graph only: one image of the smallest accepted size would do, but sizes change the graph in
     # backbones that pad, so the real one is traced.
     traced = trace(model, torch.zeros(1, in_chans, image_size, image_size))
-    stages = find_stages(model, traced, image_size, in_chans)
+    stages = find_stages(ghost, traced, image_size, in_chans)
     vectors = frozenset(
         path
         for stage in stages
@@ -100,12 +76,19 @@ def convert(
         for path, (_, out) in shapes[image_size].items()
         if within(path, block) and len(out) == 4 and out[2:] == (1, 1) and shapes[image_size][block][1][2:] != (1, 1)
     )
-    dimensions = choose_dimensions(model, traced, stages, space, vectors, image_size)
-    search_space = SearchSpace(tuple(dimensions.dims))
+    refused: dict[str, str] = {}
+    while True:
+        dimensions = choose_dimensions(model, traced, stages, space, vectors, image_size, refused)
+        search_space = SearchSpace(tuple(dimensions.dims))
+        plan = ElasticPlan(search_space, dimensions.layers, dimensions.stages, image_size, in_chans)
+        found = find_inexact(model, ghost, plan)
+        if not found:
+            break
+        refused |= found
     sides = search_space["resolution"].choices if "resolution" in search_space else (image_size,)
-    tables = [shapes.get(side) or module_shapes(model, in_chans, side) for side in sides]
+    tables = [shapes.get(side) or module_shapes(ghost, in_chans, side) for side in sides]
     architecture = describe(model, traced, stages, dimensions, search_space, tables, in_chans)
-    plan = ElasticPlan(search_space, dimensions.layers, dimensions.stages, image_size, in_chans)
+    check_description(ghost, plan, architecture)
     if pretrained or checkpoint_path or not isinstance(backbone, str):
         sort_channels(model, plan)
     for name, reason in dimensions.fixed.items():

@@ -50,9 +50,16 @@ def describe(
     operations = []
     for node in traced.nodes:
         inputs = node.inputs or ("input",)
-        axes = _axes(node, modules, dimensions, [maps[name] for name in inputs], space)
-        maps[node.name] = FeatureMap(node.name, axes, tuple(table[node.name] for table in outputs))
         module = modules.get(node.module) if node.module is not None else None
+        gate = gates.get(node.name)
+        part = _part(node, module, dimensions, [maps[name] for name in inputs], space)
+        if part is not None:
+            name = f"{node.name}.input"
+            maps[name] = FeatureMap(name, part, tuple(_input_sizes(node, module, shapes)))
+            operations.append(Operation(name, "view", inputs, name, gate=gate, type="Part"))
+            inputs = (name,)
+        axes = _axes(node, module, dimensions, [maps[name] for name in inputs], space)
+        maps[node.name] = FeatureMap(node.name, axes, tuple(table[node.name] for table in outputs))
         operations.append(
             Operation(
                 name=node.name,
@@ -64,7 +71,7 @@ def describe(
                 group_width=_group_width(module),
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
                 channel_params=_channel_params(node, module, parameters),
-                gate=gates.get(node.name),
+                gate=gate,
                 type=type(module).__name__ if module is not None else node.type,
             )
         )
@@ -99,7 +106,7 @@ def _input_size(table: Shapes, side: int | None) -> tuple[int, int]:
     return shape[2], shape[3]
 
 
-def _size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
+def spatial_size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
     """Return (height, width) of a tensor: of images, of tokens (count, 1) or of vectors (1, 1)."""
     if len(shape) == 4:
         return (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
@@ -115,7 +122,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
     def module_size(name: str, side: int) -> tuple[int, int]:
         module = modules[name]
         last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
-        return _size(table[name][side], last)
+        return spatial_size(table[name][side], last)
 
     consumers: dict[str, list[Node]] = {}
     for node in traced.nodes:
@@ -144,25 +151,53 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
 
 def _axes(
     node: Node,
-    modules: Mapping[str, nn.Module],
+    module: nn.Module | None,
     dimensions: Dimensions,
     inputs: Sequence[FeatureMap],
     space: SearchSpace,
 ) -> tuple[Axis, ...]:
     """Return the channel axes of a node's output."""
-    if node.kind in ("conv", "linear"):
-        module = modules[node.name]
-        channels: Any = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
         layer = dimensions.layers.get(node.name)
-        plan: AxisPlan | None = layer.outputs if layer is not None else None
-        if plan is None:
-            return (Axis((int(channels),)),)
-        piece = plan.pieces[0]
-        sizes = tuple(int((piece.root < choice).sum()) for choice in space[piece.dim].choices)
-        return (Axis(sizes, piece.dim),)
+        return _axes_of(layer.outputs if layer is not None else None, channels, space)
     if node.kind == "concat":
         return tuple(axis for fm in inputs for axis in fm.axes)
     return inputs[0].axes
+
+
+def _axes_of(plan: AxisPlan | None, channels: int, space: SearchSpace) -> tuple[Axis, ...]:
+    """Return the axes of `channels` channels that `plan` cuts."""
+    if plan is None:
+        return (Axis((channels,)),)
+    axes = []
+    for piece in plan.pieces:
+        sizes = tuple(int((piece.root < choice).sum()) for choice in space[piece.dim].choices)
+        axes.append(Axis(sizes, piece.dim))
+    rest = plan.size - sum(len(piece.index) for piece in plan.pieces)
+    return (*axes, Axis((rest,))) if rest else tuple(axes)
+
+
+def _part(
+    node: Node,
+    module: nn.Module | None,
+    dimensions: Dimensions,
+    inputs: Sequence[FeatureMap],
+    space: SearchSpace,
+) -> tuple[Axis, ...] | None:
+    """Return the axes that a layer takes where its inputs have other channels (a split or a flattening between)."""
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return None
+    channels = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
+    if sum(axis.sizes[-1] for fm in inputs for axis in fm.axes) == channels:
+        return None
+    layer = dimensions.layers.get(node.name)
+    return _axes_of(layer.inputs if layer is not None else None, channels, space)
+
+
+def _input_sizes(node: Node, module: nn.Module | None, shapes: Sequence[Shapes]) -> list[tuple[int, int]]:
+    """Return (height, width) of a layer's input for each resolution choice."""
+    return [spatial_size(table[node.name][0], isinstance(module, nn.Linear)) for table in shapes]
 
 
 def _gates(traced: Trace, stages: Sequence[Stage], dimensions: Dimensions, space: SearchSpace) -> dict[str, Gate]:

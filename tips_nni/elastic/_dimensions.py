@@ -53,6 +53,7 @@ def choose_dimensions(
     spec: SpaceSpec,
     vectors: frozenset[str],
     image_size: int,
+    refused: Mapping[str, str],
 ) -> Dimensions:
     """Decide the elastic dimensions of `model` by a declared space.
 
@@ -63,6 +64,7 @@ def choose_dimensions(
         spec: the declared space.
         vectors: paths of the modules whose output is 1×1 while their block's is not (squeeze-excite).
         image_size: side of the input in pixels.
+        refused: elastic dimension -> the reason why it is left out all the same.
 
     Raises:
         TipsError: nothing is elastic.
@@ -72,7 +74,7 @@ def choose_dimensions(
     groups = _merge_grouped(modules, traced.groups)
     position = {node.name: i for i, node in enumerate(traced.nodes)}
     groups.sort(key=lambda g: min(position.get(name, len(position)) for name, out in g.members if out))
-    output = next(n.module for n in reversed(traced.nodes) if n.kind in ("conv", "linear"))
+    output = next((n.module for n in reversed(traced.nodes) if n.kind in ("conv", "linear")), None)
     taken: set[str] = set()
     pieces: dict[tuple[str, bool], list[Piece]] = {}
     for group in groups:
@@ -81,7 +83,9 @@ def choose_dimensions(
         ]
         dense = [name for name in producers if getattr(modules[name], "groups", 1) == 1] or producers
         kind, name = _name(dense, group, stages, taken)
-        reason = group.reason or _reason(group, modules, dense, output, vectors, spec, name)
+        taken.add(name)
+        reason = refused.get(f"{kind}.{name}") or group.reason
+        reason = reason or _reason(group, modules, dense, output, vectors, spec, name)
         ratios: RatioSpec | None = spec.hidden if kind == "hidden" else spec.width
         if reason is None and ratios is None:
             reason = f"the space declares no {kind}"
@@ -93,12 +97,11 @@ def choose_dimensions(
         if reason is not None:
             result.fixed[name] = reason
             continue
-        taken.add(name)
         dim = ElasticDim(f"{kind}.{name}", kind, choices)
         result.dims.append(dim)
         for key, member in group.members.items():
             pieces.setdefault(key, []).append(Piece(dim.name, member.index, member.root))
-    _depths(model, stages, spec, pieces, result)
+    _depths(stages, spec, refused, result)
     sizes = {key: member.size for group in groups for key, member in group.members.items()}
     shared: dict[object, AxisPlan] = {}
 
@@ -113,7 +116,9 @@ def choose_dimensions(
         result.layers[path] = LayerPlan(axis((path, False)), axis((path, True)))
     if spec.resolution is not None:
         sides = _sides(spec, image_size)
-        if len(sides) > 1:
+        if "resolution" in refused:
+            result.fixed["resolution"] = refused["resolution"]
+        elif len(sides) > 1:
             result.dims.append(ElasticDim("resolution", "resolution", sides))
         else:
             result.fixed["resolution"] = f"every choice rounds to {image_size} pixels"
@@ -190,9 +195,16 @@ def _reason(
             return f"no elastic rule for {path} of class {type(modules[path]).__name__}"
     if dense and all(path in vectors for path in dense):
         return "a squeeze-excite reduction, too narrow to be worth a choice"
-    covered = all(len(m.index) == m.size or len(np.unique(m.index)) == len(m.index) for m in group.members.values())
-    roots = all(m.root.max(initial=-1) < group.channels for m in group.members.values())
-    return None if covered and roots else "its channels are coupled in a way that cannot be cut"
+    if not all(_even(member, group.channels) for member in group.members.values()):
+        return "its channels are coupled in a way that cannot be cut (split among layers)"
+    return None
+
+
+def _even(member: Member, channels: int) -> bool:
+    """Whether every channel of the group has equally many positions on the member's axis, and none is shared."""
+    if len(np.unique(member.index)) != len(member.index) or member.root.max(initial=-1) >= channels:
+        return False
+    return len(np.unique(np.bincount(member.root, minlength=channels))) == 1
 
 
 def _choices(channels: int, ratios: RatioSpec, unit: int) -> tuple[int, ...]:
@@ -221,33 +233,26 @@ def _sides(spec: SpaceSpec, image_size: int) -> tuple[int, ...]:
     return (*sorted(side for side in sides if side < image_size), image_size)
 
 
-def _depths(
-    model: nn.Module,
-    stages: Sequence[Stage],
-    spec: SpaceSpec,
-    pieces: Mapping[tuple[str, bool], list[Piece]],
-    result: Dimensions,
-) -> None:
+def _depths(stages: Sequence[Stage], spec: SpaceSpec, refused: Mapping[str, str], result: Dimensions) -> None:
     """Add a depth dimension for every stage whose last blocks add their own input."""
     for stage in stages:
-        key = f"depth of {stage.name}"
+        name = f"depth.{stage.name}"
+        needed = max((i + 1 for i, addition in enumerate(stage.skippable) if addition is None), default=1)
+        first = max(needed, spec.depth.min if spec.depth else 1)
         if spec.depth is None:
-            result.fixed[key] = "the space declares no depth"
+            reason = "the space declares no depth"
         elif any(fnmatchcase(stage.name, pattern) for pattern in spec.fixed):
-            result.fixed[key] = "the space fixes it"
+            reason = "the space fixes it"
         elif len(stage.blocks) == 1:
-            result.fixed[key] = "it has one block"
+            reason = "it has one block"
+        elif needed >= len(stage.blocks):
+            reason = f"{stage.blocks[-1]} has no shortcut around it"
+        elif first >= len(stage.blocks):
+            reason = "the space keeps all its blocks"
+        elif name in refused:
+            reason = refused[name]
         else:
-            needed = max((i + 1 for i, addition in enumerate(stage.skippable) if addition is None), default=1)
-            first = max(needed, spec.depth.min, 1)
-            if first >= len(stage.blocks):
-                block = stage.blocks[needed - 1]
-                result.fixed[key] = (
-                    f"{block} has no shortcut around it"
-                    if needed > spec.depth.min
-                    else "the space keeps all its blocks"
-                )
-                continue
-            name = f"depth.{stage.name}"
             result.dims.append(ElasticDim(name, "depth", tuple(range(first, len(stage.blocks) + 1))))
             result.stages[name] = stage.blocks
+            continue
+        result.fixed[f"depth of {stage.name}"] = reason

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from tips_nni.core import TipsError
 from tips_nni.elastic._plan import Kept
 
+#: the tables of every module: parameters, buffers, children and all kinds of hooks
+_TABLES = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set))
+
 
 def take(tensor: Tensor, kept: Kept | None, axis: int = 0) -> Tensor:
     """Return the kept channels of `tensor` along `axis`: a view for a slice, a copy for scattered positions."""
@@ -27,11 +30,11 @@ def take(tensor: Tensor, kept: Kept | None, axis: int = 0) -> Tensor:
 
 
 def shallow(module: nn.Module) -> nn.Module:
-    """Return a copy of `module` with its own (equal) tables of parameters, buffers, children and no hooks."""
+    """Return a copy of `module` with its own (equal) tables of parameters, buffers, children and hooks."""
     copy = module.__class__.__new__(module.__class__)
-    copy.__dict__.update(module.__dict__)
-    for table in ("_parameters", "_buffers", "_modules"):
-        copy.__dict__[table] = dict(module.__dict__[table])
+    copy.__dict__.update(
+        (name, value.copy()) if name in _TABLES else (name, value) for name, value in module.__dict__.items()
+    )
     return copy
 
 

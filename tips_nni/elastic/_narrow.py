@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,16 @@ from tips_nni.elastic._plan import AxisPlan, ElasticPlan, Kept
 
 #: BatchNorm statistics of a subnet: ``{"<path>.running_mean" | "<path>.running_var": tensor}``.
 Statistics = Mapping[str, Tensor]
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 
 
 def rebuild(
@@ -34,12 +43,10 @@ def rebuild(
         skipped: paths whose place an identity takes.
 
     Returns:
-        The new tree. Modules without children, parameters and buffers are shared with the old one.
+        The new tree; no module of it is shared with the old one.
     """
     if path in skipped:
-        return nn.Identity()
-    if not (module._modules or module._parameters or module._buffers):
-        return change(path, module)
+        return nn.Identity().train(module.training)
     view = shallow(module)
     for name, child in module._modules.items():
         if child is not None:
@@ -86,7 +93,7 @@ def narrow(
             if bare is not None and parameter is not None:
                 axis = max(i for i, size in enumerate(parameter.shape) if size > 1)
                 view._parameters[name] = take(parameter, kept(bare.outputs), axis)
-        if isinstance(view, nn.modules.batchnorm._BatchNorm):
+        if isinstance(view, nn.modules.batchnorm._BatchNorm) and view.running_mean is not None:
             if view.training:
                 view.track_running_stats = False
             if statistics is not None:
@@ -97,7 +104,6 @@ def narrow(
     view = rebuild(backbone, change, skipped=plan.skipped(config))
     if "resolution" in plan.space:
         side = config["resolution"]
-        view._forward_pre_hooks = OrderedDict()
         view.register_forward_pre_hook(lambda _module, inputs: (resize(inputs[0], side), *inputs[1:]))
     return view
 
@@ -113,12 +119,12 @@ def materialise(view: nn.Module) -> nn.Module:
             if tensor is not None:
                 module._buffers[name] = tensor.detach().clone().contiguous()
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.track_running_stats = True
+            module.track_running_stats = module.running_mean is not None
+        for name in _HOOKS:
+            module.__dict__[name].clear()
         return module
 
-    own = rebuild(view, change)
-    own._forward_pre_hooks = OrderedDict()
-    return copy.deepcopy(own)
+    return copy.deepcopy(rebuild(view, change))
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tips_nni.elastic._trace import Trace
+from tips_nni.elastic._trace import Node, Trace
 
 _OPERATIONS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -33,11 +34,18 @@ def within(path: str, block: str) -> bool:
     return path == block or path.startswith(f"{block}.")
 
 
-def find_stages(model: nn.Module, traced: Trace, image_size: int, in_chans: int) -> list[Stage]:
-    """Return the deepest module lists whose children are blocks that feed each other in a chain."""
-    flows = _flows(model, image_size, in_chans)
+def find_stages(ghost: nn.Module, traced: Trace, image_size: int, in_chans: int) -> list[Stage]:
+    """Return the deepest module lists whose children are blocks that feed each other in a chain.
+
+    Args:
+        ghost: the backbone on the meta device, in evaluation mode.
+        traced: its operations.
+        image_size: side of the input in pixels.
+        in_chans: channels of the input.
+    """
+    flows = _flows(ghost, image_size, in_chans)
     chains: dict[str, tuple[str, ...]] = {}
-    for name, module in model.named_modules():
+    for name, module in ghost.named_modules():
         children = [(f"{name}.{key}" if name else key, child) for key, child in module.named_children()]
         children = [(path, child) for path, child in children if any(True for _ in child.parameters())]
         if not name or not children or not all(_is_block(child) for _, child in children):
@@ -59,12 +67,12 @@ def _is_block(module: nn.Module) -> bool:
     return sum(isinstance(m, _OPERATIONS) for m in module.modules()) >= 2
 
 
-def _flows(model: nn.Module, image_size: int, in_chans: int) -> dict[str, tuple[Tensor, Tensor]]:
+def _flows(ghost: nn.Module, image_size: int, in_chans: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the input and output tensor objects of each module called once; identity tells who feeds whom."""
     flows: dict[str, tuple[Tensor, Tensor]] = {}
     calls: dict[str, int] = {}
     handles = []
-    for name, module in model.named_modules():
+    for name, module in ghost.named_modules():
 
         def record(_module: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
             calls[name] = calls.get(name, 0) + 1
@@ -72,45 +80,57 @@ def _flows(model: nn.Module, image_size: int, in_chans: int) -> dict[str, tuple[
                 flows[name] = (inputs[0], output)
 
         handles.append(module.register_forward_hook(record))
-    training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, in_chans, image_size, image_size))
+            ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return {name: flow for name, flow in flows.items() if calls[name] == 1}
 
 
 def _residual_additions(traced: Trace, blocks: list[str]) -> dict[str, str]:
-    """Return, for each block that adds its own input to its output, the name of that addition."""
-    nodes = {node.name: node for node in traced.nodes}
-    owners: dict[str, frozenset[str]] = {}
-    for node in traced.nodes:
-        if node.module is not None:
-            owners[node.name] = frozenset(b for b in blocks if within(node.module, b))
-        else:
-            owners[node.name] = frozenset().union(*(owners[i] for i in node.inputs)) if node.inputs else frozenset()
+    """Return, for each block that is one branch added to the block's own input, the name of that addition."""
     found: dict[str, str] = {}
-    order = {block: i for i, block in enumerate(blocks)}
-    for node in traced.nodes:
-        if node.kind != "add" or len(node.inputs) != 2:
-            continue
-        latest = [max(owners[i], key=lambda b: order[b], default=None) for i in node.inputs]
-        inside = [b for b in latest if b is not None]
-        if len(set(latest)) == 2 and inside:
-            block = max(inside, key=lambda b: order[b])
-            branch = node.inputs[latest.index(block)]
-            # The other input must come from before the block, and the branch must pass through it.
-            if _reaches_module(nodes, branch, block):
-                found[block] = node.name
+    for block in blocks:
+        own = {node.name for node in traced.nodes if node.module is not None and within(node.module, block)}
+        branch = set(own)
+        for node in traced.nodes:
+            if node.module is None and branch.intersection(node.inputs):
+                if node.kind == "add" and len(node.inputs) == 2 and not branch.issuperset(node.inputs):
+                    if _bypasses(traced, own, branch, node):
+                        found[block] = node.name
+                    break
+                branch.add(node.name)
     return found
 
 
-def _reaches_module(nodes: dict, name: str, block: str) -> bool:
-    """Whether the nearest modules before `name` lie in `block`."""
-    node = nodes[name]
-    if node.module is not None:
-        return within(node.module, block)
-    return any(_reaches_module(nodes, i, block) for i in node.inputs)
+def _bypasses(traced: Trace, own: set[str], branch: set[str], addition: Node) -> bool:
+    """Whether the addition's other input is all that enters a block, and the addition all that leaves it.
+
+    Args:
+        traced: all operations.
+        own: nodes of the block's modules.
+        branch: those and the nodes between them and the addition.
+        addition: adds the branch to something else.
+    """
+    nodes = {node.name: node for node in traced.nodes}
+    (source,) = (name for name in addition.inputs if name not in branch)
+    after = {addition.name}
+    for node in traced.nodes:
+        if after.intersection(node.inputs):
+            after.add(node.name)
+        if node is not addition and node.name not in branch and branch.intersection(node.inputs):
+            return False
+    entries = {name for member in branch for name in nodes[member].inputs if name not in branch}
+    return not after & own and all(_comes_from(nodes, entry, source) for entry in entries)
+
+
+def _comes_from(nodes: Mapping[str, Node], name: str, source: str) -> bool:
+    """Whether `name` is `source`, or made from it by operations without modules (an activation before the block)."""
+    while name != source:
+        node = nodes[name]
+        if node.module is not None or len(node.inputs) != 1:
+            return False
+        (name,) = node.inputs
+    return True

@@ -1,7 +1,8 @@
-"""Channels in order of importance, with the function unchanged."""
+"""Channels in another order, with the function unchanged: by importance, or any order asked for."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,27 +25,46 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
     for dim in plan.space.dims:
         if dim.kind not in ("width", "hidden"):
             continue
-        channels = dim.choices[-1]
-        score = torch.zeros(channels, dtype=torch.float64)
-        unit = 1
-        for module, axis, tensor, direction in _tensors(model, plan):
-            grouped = isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels
-            if grouped and any(piece.dim == dim.name for piece in axis.pieces):
-                unit = int(np.lcm(unit, rule_for("", module).unit(module)))
+        score = torch.zeros(dim.choices[-1], dtype=torch.float64)
+        for _, axis, tensor, direction in _tensors(model, plan):
             if direction == "out" and tensor.ndim > 1:
                 norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
                 for piece in axis.pieces:
                     if piece.dim == dim.name:
                         score.index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
-        by_unit = score.view(-1, unit).sum(1).argsort(descending=True, stable=True).numpy()
-        order = (by_unit[:, None] * unit + np.arange(unit)).ravel()
-        for module, axis, tensor, direction in _tensors(model, plan):
-            positions = _permutation(axis, dim.name, order)
-            if positions is not None:
-                grouped_input = direction == "in" and isinstance(module, nn.Conv2d) and module.groups > 1
-                if not grouped_input:
-                    along = _axis(tensor, direction)
-                    tensor.copy_(tensor.index_select(along, torch.from_numpy(positions).to(tensor.device)))
+        units = score.view(-1, channel_unit(model, plan, dim.name)).sum(1)
+        permute_channels(model, plan, dim.name, units.argsort(descending=True, stable=True).numpy())
+
+
+def channel_unit(model: nn.Module, plan: ElasticPlan, dim: str) -> int:
+    """Return how many channels of dimension `dim` must move together: 1 but for grouped convolutions."""
+    unit = 1
+    for module, axis, _, _ in _tensors(model, plan):
+        grouped = isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels
+        if grouped and any(piece.dim == dim for piece in axis.pieces):
+            unit = math.lcm(unit, rule_for("", module).unit(module))
+    return unit
+
+
+@torch.no_grad()
+def permute_channels(model: nn.Module, plan: ElasticPlan, dim: str, order: NDArray[np.int64]) -> None:
+    """Put the channels of dimension `dim` in another order, in place.
+
+    Args:
+        model: the backbone.
+        plan: its elastic plan.
+        dim: the elastic dimension.
+        order: a permutation of the units (see `channel_unit`), shape (channels / unit,): unit `order[i]` moves to i.
+    """
+    unit = plan.space[dim].choices[-1] // len(order)
+    channels = (order[:, None] * unit + np.arange(unit)).ravel()
+    for module, axis, tensor, direction in _tensors(model, plan):
+        positions = _permutation(axis, dim, channels)
+        # The inputs of a grouped convolution lie along its outputs: its groups move as a whole.
+        grouped_input = direction == "in" and isinstance(module, nn.Conv2d) and module.groups > 1
+        if positions is not None and not grouped_input:
+            along = _axis(tensor, direction)
+            tensor.copy_(tensor.index_select(along, torch.from_numpy(positions).to(tensor.device)))
 
 
 def _axis(tensor: Tensor, direction: str) -> int:

@@ -20,6 +20,15 @@ from tips_nni.core._architecture import OpKind
 _POOLS = ("Pool", "Mean")
 _VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")
 
+#: what a network raises when shapes, sizes or arguments do not fit it
+UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the class and the first line of the message of an error."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
 
 @dataclass(frozen=True)
 class Node:
@@ -83,26 +92,20 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     Raises:
         TipsError: the dependency graph cannot follow the model.
     """
-    was_training = model.training
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    model.requires_grad_(True)
+    # On a copy: tracing needs gradients of every parameter and evaluation mode.
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(True)
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             # Bare parameters (layer scale) are handled below; the library only informs about them.
             warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
-            graph = tp.DependencyGraph().build_dependency(model.eval(), example)
+            graph = tp.DependencyGraph().build_dependency(model, example)
         nodes = _nodes(graph, model)
         groups = _groups(graph, model)
-    except (IndexError, KeyError, AttributeError, RuntimeError) as error:
+    except UNFIT as error:
         raise TipsError(
             f"{type(model).__name__} cannot be converted: its operations could not be traced "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
-            "choose another backbone"
+            f"({first_line(error)}); choose another backbone"
         ) from error
-    finally:
-        model.train(was_training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(flags[name])
     return Trace(tuple(nodes), tuple(groups))
 
 
@@ -238,20 +241,24 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, tuple[tuple[int, ...], tup
 
 
 def module_shapes(
-    model: nn.Module, in_chans: int, image_size: int
+    ghost: nn.Module, in_chans: int, image_size: int
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return ``{module path: (input shape, output shape)}`` for one image, computed without arithmetic.
+
+    Args:
+        ghost: the backbone on the meta device, in evaluation mode.
+        in_chans: channels of the input.
+        image_size: side of the input in pixels.
 
     Raises:
         TipsError: the backbone does not accept images of this size.
     """
-    ghost = copy.deepcopy(model).to("meta").eval()
     try:
         with _recorded(ghost) as shapes, torch.no_grad():
             ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except UNFIT as error:
         raise TipsError(
-            f"{type(model).__name__} does not accept images of {image_size}×{image_size} "
-            f"({str(error).splitlines()[0]}); choose a larger image size"
+            f"{type(ghost).__name__} does not accept images of {image_size}×{image_size} with {in_chans} channels "
+            f"({first_line(error)}); choose another image size, most often a larger one"
         ) from error
     return shapes

@@ -1,0 +1,181 @@
+"""The check that every elastic dimension of a plan can be cut exactly, run by every conversion."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tips_nni.core import Architecture, Codes, SubnetConfig, TipsError
+from tips_nni.elastic._describe import Shapes, spatial_size
+from tips_nni.elastic._narrow import narrow
+from tips_nni.elastic._plan import ElasticPlan
+from tips_nni.elastic._sort import channel_unit, permute_channels
+from tips_nni.elastic._trace import UNFIT, first_line, module_shapes
+
+_TOLERANCE = 1e-4
+
+
+def find_inexact(model: nn.Module, ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
+    """Return the dimensions whose subnets would not be exact, each with the reason; empty where all are.
+
+    Two things are checked. Subnets run, and keep the shape of the output (no arithmetic). And a permutation of the
+    channels of a dimension leaves the function as it is, on random weights: so the channels that are cut together
+    are those, and only those, that belong together.
+
+    Args:
+        model: the backbone; it stays as it is.
+        ghost: the same on the meta device, in evaluation mode.
+        plan: its elastic plan.
+    """
+    broken = _unfit(ghost, plan)
+    return broken or _wrongly_coupled(model, plan)
+
+
+def check_description(ghost: nn.Module, plan: ElasticPlan, architecture: Architecture) -> None:
+    """Compare an architecture with what really happens in a small and a middle subnet (no arithmetic).
+
+    Args:
+        ghost: the backbone on the meta device, in evaluation mode.
+        plan: its elastic plan.
+        architecture: its description.
+
+    Raises:
+        TipsError: a convolution or linear layer has other channels, another size, or is there when it should not be;
+            or multiply-adds or parameters are outside of the described operations: costs would be wrong.
+    """
+    name, space = type(ghost).__name__, plan.space
+    for choose in (lambda n: 0, lambda n: n // 2):
+        codes = np.array([[choose(len(dim.choices)) for dim in space.dims]], dtype=np.int64)
+        config = space.decode(codes[0])
+        view = narrow(ghost, plan, config)
+        with FlopCounterMode(display=False) as counter:
+            shapes = module_shapes(view, plan.in_chans, plan.resolution(config))
+        real, (described, *costs) = _real_layers(view, shapes), _described(architecture, codes)
+        if real != described:
+            path = next(p for p in real.keys() | described.keys() if real.get(p) != described.get(p))
+            raise TipsError(
+                f"{name} cannot be described exactly: {path} has (inputs, outputs, height, width) {real.get(path)}, "
+                f"not {described.get(path)}; choose another backbone"
+            )
+        flops, params = counter.get_total_flops() // 2, sum(p.numel() for p in view.parameters())
+        if costs != [flops, params]:
+            raise TipsError(
+                f"{name} cannot be described exactly: a subnet has {flops} multiply-adds and {params} parameters, of "
+                f"which {costs[0]} and {costs[1]} are in known layers; choose another backbone"
+            )
+
+
+def _real_layers(view: nn.Module, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Return ``{path: (inputs, outputs, height, width)}`` of the layers that ran."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path, module in view.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and path in shapes:
+            last = isinstance(module, nn.Linear)
+            before, after = shapes[path]
+            axis = -1 if last else 1
+            found[path] = (before[axis], after[axis], *spatial_size(after, last))
+    return found
+
+
+def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tuple[int, ...]], int, int]:
+    """Return the same for the layers that one subnet, (1, D), should have; and its multiply-adds and parameters."""
+    found: dict[str, tuple[int, ...]] = {}
+    flops = params = 0
+    for op in architecture.operations:
+        if not architecture.present(op, codes)[0]:
+            continue
+        inputs = sum(int(architecture.channels(name, codes)[0]) for name in op.inputs)
+        outputs = int(architecture.channels(op.output, codes)[0])
+        params += op.channel_params * outputs
+        if op.kind in ("conv", "linear"):
+            height, width = architecture.spatial(op.output, codes)[0].tolist()
+            found[op.name] = (inputs, outputs, height, width)
+            weights = (op.group_width or inputs) * outputs * op.kernel[0] * op.kernel[1]
+            flops += weights * height * width
+            params += weights + op.bias * outputs
+    return found, flops, params
+
+
+def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
+    """Return the dimensions that break a forward."""
+    dims = plan.space.dims
+    most = max(len(dim.choices) for dim in dims)
+
+    def failure(values: list[int]) -> str | None:
+        config = SubnetConfig(plan.space.names, tuple(values))
+        side = plan.resolution(config)
+        shape = (2, plan.in_chans, side, side)
+        try:
+            with torch.no_grad():
+                output = narrow(ghost, plan, config)(torch.empty(shape, device="meta"))
+        except UNFIT as error:
+            return first_line(error)
+        if not isinstance(output, Tensor) or output.shape != expected.shape:
+            return f"the output gets another shape than {tuple(expected.shape)}"
+        return None
+
+    with torch.no_grad():
+        expected = ghost(torch.empty(2, plan.in_chans, plan.image_size, plan.image_size, device="meta"))
+    broken: dict[str, str] = {}
+    for level in range(most - 1):
+        values = [dim.choices[min(level, len(dim.choices) - 1)] for dim in dims]
+        if failure(values) is None:
+            continue
+        # Find out which ones: go from the largest subnet to this one and turn back before every failure.
+        reached = list(plan.space.largest.values)
+        for i, dim in enumerate(dims):
+            before, reached[i] = reached[i], values[i]
+            reason = failure(reached)
+            if reason is not None:
+                reached[i] = before
+                broken.setdefault(dim.name, f"a subnet does not run ({reason})")
+    return broken
+
+
+def _wrongly_coupled(model: nn.Module, plan: ElasticPlan) -> dict[str, str]:
+    """Return the dimensions whose channels cannot be permuted without changing the function."""
+    dims = [dim.name for dim in plan.space.dims if dim.kind in ("width", "hidden")]
+    # Rounding grows with depth: what fails in single precision gets a second look in double.
+    if not _changing(model, plan, dims, torch.float32) or not _changing(model, plan, dims, torch.float64):
+        return {}
+    wrong = [name for name in dims if _changing(model, plan, [name], torch.float64)]
+    return dict.fromkeys(wrong or dims, "its channels are coupled in a way that cannot be cut exactly")
+
+
+def _changing(model: nn.Module, plan: ElasticPlan, dims: list[str], dtype: torch.dtype) -> bool:
+    """Whether a random permutation of the channels of `dims` changes the function."""
+    probe = _randomised(model).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, plan.in_chans, plan.image_size, plan.image_size, generator=generator, dtype=dtype)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        expected = probe(images)
+        for name in dims:
+            units = plan.space[name].choices[-1] // channel_unit(probe, plan, name)
+            permute_channels(probe, plan, name, rng.permutation(units))
+        return not _close(probe(images), expected)
+
+
+def _randomised(model: nn.Module) -> nn.Module:
+    """Return a copy in which no parameter or statistic is constant, so that every channel is told from the next."""
+    probe = copy.deepcopy(model).cpu().float().eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in [*probe.named_parameters(), *probe.named_buffers()]:
+        data = tensor.data
+        if not data.is_floating_point() or not data.numel():
+            continue
+        if name.endswith("running_var"):
+            data.uniform_(0.5, 2.0, generator=generator)
+        elif max(data.shape, default=1) == data.numel() or not data.any():
+            data.normal_(1.0 if name.endswith("weight") and data.ndim < 2 else 0.5, 0.3, generator=generator)
+    return probe
+
+
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs agree but for rounding, relative to how much the outputs differ among each other."""
+    scale = (expected - expected.mean()).abs().max()
+    return bool((actual - expected).abs().max() <= _TOLERANCE * scale)
