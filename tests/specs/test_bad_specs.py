@@ -299,7 +299,37 @@ def test_bad_space(tmp_path: Path, text: str, expected: str) -> None:
     assert message(load_space, path) == f"space.yaml:{expected}"
 
 
+TIPS = "name: mine\npolicy:\n  name: path_importance\n  refresh: 10\n"
 STRATEGY_ERRORS = [
+    (
+        STRATEGY.replace("uniform", "unifrm"),
+        "3: policy.name: unknown policy 'unifrm'; did you mean 'uniform'? (allowed: attentive, global_width, path_importance, uniform)",
+    ),
+    (
+        TIPS + "  lamda: 2\n",
+        "5: policy.lamda: unknown option of policy 'path_importance' 'lamda'; did you mean 'lambda'? (allowed: compute_neutral, coupling, decay, directed, edge_weight, exploration, form, lambda, paths, refresh, score, temperature, window)",
+    ),
+    (
+        TIPS + "  lambda: 0\n",
+        "5: policy.lambda: lambda = 0.0 of policy 'path_importance'; it must be finite and above 0",
+    ),
+    (
+        TIPS + "  temperature: .inf\n",
+        "5: policy.temperature: temperature = inf of policy 'path_importance'; it must be finite and above 0",
+    ),
+    (
+        TIPS + "  temperature: [1]\n",
+        "5: policy.temperature: temperature = [1] of policy 'path_importance' must be a number",
+    ),
+    (
+        TIPS + "  form: paths\n",
+        "5: policy.form: unknown form of policy 'path_importance' 'paths'; did you mean 'path'? (allowed: marginal, path)",
+    ),
+    (TIPS + "  directed: 1\n", "5: policy.directed: directed = 1 of policy 'path_importance' must be of type bool"),
+    (
+        TIPS + "  compute_neutral: true\n  exploration: 0\n",
+        "3: policy.name: exploration = 0 with compute_neutral; choose exploration above 0, e.g. 0.1",
+    ),
     ("name: mine\n", " policy is missing; add it (the sampling policy and its options)"),
     ("name: mine\npolicy: {}\n", "2: policy.name is missing; add it (the sampling policy)"),
     (

@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from pydantic import BaseModel
-
-from tips_nni.core import TipsError, unknown
+from tips_nni.core import TipsError, check_policy, unknown
 from tips_nni.specs._models import SpaceSpec, StrategySpec
-from tips_nni.specs._validate import validate
+from tips_nni.specs._validate import located, validate
 from tips_nni.specs._yaml import Document, read_document
-
-Model = TypeVar("Model", bound=BaseModel)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -55,7 +51,12 @@ def load_strategy(name_or_path: str | Path) -> StrategySpec:
     Raises:
         TipsError: no such name or file, or something in the file is wrong.
     """
-    return validate(StrategySpec, _document("strategy", "strategies", str(name_or_path)))
+    document = _document("strategy", "strategies", str(name_or_path))
+    strategy = validate(StrategySpec, document)
+    name, options = strategy.policy.name, strategy.policy.options
+    wrong = next((key for key, value in options.items() if _fails(name, {key: value})), "name")
+    located(document, ("policy", wrong), lambda: check_policy(name, options))
+    return strategy
 
 
 def space_for(backbone_name: str) -> str:
@@ -88,6 +89,14 @@ def _folder(kind: str) -> Path:
         if folder.is_dir():
             return folder
     raise TipsError(f"the installation of tips-nni lacks its {kind} folder; install it again")
+
+
+def _fails(policy: str, options: dict[str, Any]) -> bool:
+    try:
+        check_policy(policy, options)
+    except TipsError:
+        return True
+    return False
 
 
 def _names(kind: str) -> list[str]:

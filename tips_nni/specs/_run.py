@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from tips_nni.core import TipsError
 from tips_nni.specs._library import is_path, load_space, load_strategy, space_for
 from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec
-from tips_nni.specs._validate import dotted, shown, validate
+from tips_nni.specs._validate import dotted, located, shown, validate
 from tips_nni.specs._yaml import Document, KeyPath, override, printable, read_document
-
-Result = TypeVar("Result")
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bool = True) -> RunSpec:
@@ -37,12 +34,12 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
         document = override(document, text)
     run = validate(RunSpec, document)
     if run.space is None:
-        space = _located(document, ("backbone", "name"), lambda: space_for(run.backbone.name))
+        space = located(document, ("backbone", "name"), lambda: space_for(run.backbone.name))
     else:
         space = _library_path(document, path, ("space",), run.space)
-        _located(document, ("space",), lambda: load_space(space))
+        located(document, ("space",), lambda: load_space(space))
     strategy_path = _library_path(document, path, ("strategy",), run.strategy)
-    strategy = _located(document, ("strategy",), lambda: load_strategy(strategy_path))
+    strategy = located(document, ("strategy",), lambda: load_strategy(strategy_path))
     data = run.data.model_copy(update={"path": _file(document, path, ("data", "path"), run.data.path)})
     checkpoint = _file(document, path, ("backbone", "checkpoint_path"), run.backbone.checkpoint_path)
     backbone = run.backbone.model_copy(update={"checkpoint_path": checkpoint})
@@ -84,11 +81,3 @@ def _must_exist(document: Document, key: KeyPath, value: str | None) -> None:
     if value is not None and not Path(value).exists():
         given = f"{document.origin(key)}: {dotted(key)} = {shown(document.value(key))}"
         raise TipsError(f"{given}: there is no {printable(value)}; check the path")
-
-
-def _located(document: Document, key: KeyPath, load: Callable[[], Result]) -> Result:
-    """Call `load`; put the place in `document` before its error."""
-    try:
-        return load()
-    except TipsError as error:
-        raise TipsError(f"{document.origin(key)}: {dotted(key)}: {error}") from None

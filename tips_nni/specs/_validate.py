@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,7 @@ from tips_nni.core import TipsError, closest, unknown
 from tips_nni.specs._yaml import Document, KeyPath, kind_of, printable
 
 Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 _TYPES = {
     "int_type": "an integer",
@@ -49,6 +50,14 @@ def validate(model: type[Model], document: Document) -> Model:
         more = len(details) - 1
         rest = f" (and {more} more error{'s' if more > 1 else ''})" if more else ""
         raise TipsError(_line(model, document, details[0]) + rest) from None
+
+
+def located(document: Document, path: KeyPath, call: Callable[[], Result]) -> Result:
+    """Return what `call` returns; put the place of the key `path` in the document before its error."""
+    try:
+        return call()
+    except TipsError as error:
+        raise TipsError(f"{document.origin(path)}: {dotted(path)}: {error}") from None
 
 
 def dotted(path: KeyPath) -> str:
