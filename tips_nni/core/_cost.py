@@ -234,7 +234,7 @@ def _multiply_adds(
     _size_in: NDArray[np.int64],
     size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    return weights_of(operation, cin, cout) * size_out.prod(axis=1)
+    return np.asarray(weights_of(operation, cin, cout) * size_out.prod(axis=1), dtype=np.int64)
 
 
 def _parameters(
@@ -254,4 +254,4 @@ def _activations(
     size_in: NDArray[np.int64],
     size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    return cin * size_in.prod(axis=1) + cout * size_out.prod(axis=1)
+    return np.asarray(cin * size_in.prod(axis=1) + cout * size_out.prod(axis=1), dtype=np.int64)

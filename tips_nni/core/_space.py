@@ -182,12 +182,12 @@ class SearchSpace:
         Raises:
             TipsError: wrong shape or an index out of range.
         """
-        codes = np.atleast_2d(np.asarray(codes)).astype(np.int64, copy=False)
-        if codes.ndim != 2 or codes.shape[1] != len(self.dims):
-            raise TipsError(f"codes have shape {codes.shape}; this search space needs (N, {len(self.dims)})")
-        if codes.size and (codes.min() < 0 or (codes >= self.sizes).any()):
+        checked: Codes = np.atleast_2d(np.asarray(codes)).astype(np.int64, copy=False)
+        if checked.ndim != 2 or checked.shape[1] != len(self.dims):
+            raise TipsError(f"codes have shape {checked.shape}; this search space needs (N, {len(self.dims)})")
+        if checked.size and (checked.min() < 0 or (checked >= self.sizes).any()):
             raise TipsError(f"codes have an index out of range; the dimensions have {self.sizes.tolist()} choices")
-        return codes
+        return checked
 
     def sample(self, rng: np.random.Generator, n: int) -> Codes:
         """Draw `n` codes uniformly and independently, shape (n, D)."""
