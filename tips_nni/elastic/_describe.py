@@ -91,9 +91,9 @@ def _group_width(module: nn.Module | None) -> int | None:
 
 
 def _channel_params(node: Node, module: nn.Module | None, parameters: Mapping[str, nn.Parameter]) -> int:
-    """Return the parameters per output channel of a normalisation, and of layer scale."""
+    """Return the parameters per output channel of a normalisation or an activation, and of layer scale."""
     count = len(node.parameters)
-    if node.kind == "norm" and module is not None:
+    if module is not None and not isinstance(module, nn.Conv2d | nn.Linear):
         count += sum(1 for _ in module.parameters())
     return count
 

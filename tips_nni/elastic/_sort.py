@@ -27,11 +27,11 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
             continue
         score = torch.zeros(dim.choices[-1], dtype=torch.float64)
         for _, axis, tensor, direction in _tensors(model, plan):
-            if direction == "out" and tensor.ndim > 1:
+            pieces = [piece for piece in axis.pieces if piece.dim == dim.name]
+            if pieces and direction == "out" and tensor.ndim > 1:
                 norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
-                for piece in axis.pieces:
-                    if piece.dim == dim.name:
-                        score.index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
+                for piece in pieces:
+                    score.index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
         units = score.view(-1, channel_unit(model, plan, dim.name)).sum(1)
         permute_channels(model, plan, dim.name, units.argsort(descending=True, stable=True).numpy())
 

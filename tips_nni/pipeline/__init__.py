@@ -1,0 +1,11 @@
+"""The stages of a run, from a spec to the report, and what else the command line offers."""
+
+from tips_nni.pipeline._explain import explain_run as explain_run
+from tips_nni.pipeline._explain import explain_space as explain_space
+from tips_nni.pipeline._export import export as export
+from tips_nni.pipeline._listing import check as check
+from tips_nni.pipeline._listing import print_spaces as print_spaces
+from tips_nni.pipeline._listing import print_strategies as print_strategies
+from tips_nni.pipeline._prepare import Parts as Parts
+from tips_nni.pipeline._prepare import prepare as prepare
+from tips_nni.pipeline._run import run as run

@@ -1,0 +1,99 @@
+"""The run folder: names, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tips_nni.core import TipsError
+from tips_nni.specs import RunSpec
+
+ANYTIME_MODEL = "anytime.safetensors"
+RUN_SPEC = "run.yaml"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` by way of a temporary file.
+
+    Raises:
+        TipsError: the file cannot be written (disk full, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TipsError(
+            f"cannot write {path}: {error.strerror or error}; free the place or choose another output"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write `data` as JSON; see `write_text`."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys as CSV; see `write_text`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def claim(spec: RunSpec, *, resume: bool, overwrite: bool) -> Path:
+    """Make the output folder ready for this run and return it.
+
+    Raises:
+        TipsError: it holds another run and neither `resume` nor `overwrite` is given, or it holds a run of another
+            spec, or something that is no run.
+    """
+    folder = Path(spec.output)
+    record = folder / RUN_SPEC
+    if folder.exists() and not folder.is_dir():
+        raise TipsError(f"output = {folder} is a file; choose a folder")
+    occupied = folder.is_dir() and any(folder.iterdir())
+    if occupied and not record.is_file():
+        raise TipsError(f"output = {folder} is not empty and holds no run; choose another folder")
+    if occupied and overwrite:
+        shutil.rmtree(folder)
+        occupied = False
+    if occupied and not resume:
+        raise TipsError(f"{folder} already holds a run; add --resume to go on with it, --overwrite to start again")
+    if occupied:
+        _same(record, spec)
+    write_text(record, spec.to_yaml())
+    return folder
+
+
+def _same(record: Path, spec: RunSpec) -> None:
+    """Refuse to resume under another spec."""
+    before = yaml.safe_load(record.read_text(encoding="utf-8"))
+    now = yaml.safe_load(spec.to_yaml())
+    for key in sorted({*before, *now} - {"output"}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            for inner in sorted({*old, *new}):
+                if old.get(inner) != new.get(inner):
+                    _refuse(record, f"{key}.{inner}", old.get(inner), new.get(inner))
+        elif old != new:
+            _refuse(record, key, old, new)
+
+
+def _refuse(record: Path, key: str, old: object, new: object) -> None:
+    raise TipsError(
+        f"{record.parent} was run with {key} = {old!r}, the spec now says {new!r}; put it back to resume, "
+        "or add --overwrite to start again"
+    )

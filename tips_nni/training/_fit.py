@@ -1,0 +1,273 @@
+"""Training of a supernet with Lightning: progress, history, and a checkpoint after every epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tips_nni.core import Policy, TipsError
+from tips_nni.elastic import Supernet
+from tips_nni.specs import SamplingSpec, TrainingSpec
+from tips_nni.training._data import ImageData
+from tips_nni.training._measure import load_batches, measure_subnets
+from tips_nni.training._module import Flops, SupernetModule
+
+_CALIBRATION_IMAGES = 256
+_VALIDATION_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training did.
+
+    Attributes:
+        epochs: finished epochs.
+        steps: optimizer steps.
+        train_flops: multiply-adds spent.
+        device: where the weights are.
+        history: one row for every epoch, as in training.csv.
+    """
+
+    epochs: int
+    steps: int
+    train_flops: float
+    device: torch.device
+    history: tuple[dict[str, float], ...]
+
+
+def train(
+    supernet: Supernet,
+    data: ImageData,
+    training: TrainingSpec,
+    sampling: SamplingSpec,
+    policy: Policy,
+    folder: Path,
+    *,
+    seed: int,
+    resume: bool = False,
+    quiet: bool = False,
+    flops: Flops | None = None,
+) -> TrainingSummary:
+    """Train `supernet` in place.
+
+    After every epoch ``training.csv`` and ``checkpoints/last.ckpt`` are replaced in one piece each; with `resume` the
+    training goes on after the last finished epoch, and on a CPU ends with the same weights, bit for bit, as one that
+    was never interrupted.
+
+    Args:
+        supernet: to train.
+        data: its images.
+        training: length, optimizer, schedule, device.
+        sampling: the subnets of a step.
+        policy: draws subnets.
+        folder: the run folder.
+        seed: of sampling, mixup and dropout (the data have theirs).
+        resume: go on from the checkpoint, where there is one.
+        quiet: no progress bar.
+        flops: multiply-adds of coded subnets, for the account of training compute.
+
+    Raises:
+        TipsError: the loss is not finite, a device or precision is not there, or the checkpoint cannot be read.
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    loader = data.train_loader()
+    torch.manual_seed(seed)
+    module = SupernetModule(supernet, policy, sampling, training, seed=seed, steps_per_epoch=len(loader), flops=flops)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    resumed = resume and checkpoint.is_file()
+    if resumed:
+        _read(checkpoint)
+    recorder = _Recorder(data, folder, checkpoint)
+    callbacks: list[pl.Callback] = [recorder] if quiet else [_Bar(), recorder]
+    with _quiet_lightning():
+        try:
+            trainer = pl.Trainer(
+                accelerator=training.accelerator,
+                devices=training.devices,
+                precision=training.precision,
+                max_epochs=training.epochs if training.epochs is not None else -1,
+                max_steps=training.steps if training.steps is not None else -1,
+                callbacks=callbacks,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                default_root_dir=folder,
+                num_sanity_val_steps=0,
+            )
+        except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
+            raise TipsError(
+                f"training cannot start with accelerator {training.accelerator!r}, devices {training.devices}, "
+                f"precision {training.precision!r}: {str(error).splitlines()[0]}"
+            ) from error
+        try:
+            trainer.fit(module, loader, ckpt_path=checkpoint if resumed else None, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit with code 1.
+            raise KeyboardInterrupt from None
+    supernet.eval()
+    device = next(supernet.parameters()).device
+    return TrainingSummary(
+        trainer.current_epoch, trainer.global_step, module.train_flops, device, tuple(module.history)
+    )
+
+
+def load_policy_state(folder: Path) -> dict[str, Any]:
+    """Return the state of the policy in the last checkpoint of a run folder.
+
+    Raises:
+        TipsError: there is no checkpoint, or it cannot be read.
+    """
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        raise TipsError(f"{folder} has no checkpoint; run `tips-nni run SPEC` first")
+    return dict(json.loads(_read(checkpoint)["tips_nni"]["policy"]))
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint; refuse a truncated or foreign one."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TipsError(f"{checkpoint} cannot be read ({reason}); delete it to train from the start") from error
+    if not isinstance(content, dict) or "tips_nni" not in content:
+        raise TipsError(f"{checkpoint} is no checkpoint of a tips-nni training; delete it to train from the start")
+    return content
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advertisements away; its warnings about real trouble stay."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _Recorder(pl.Callback):
+    """After every epoch: measure the ends of the space, write the history and the checkpoint."""
+
+    def __init__(self, data: ImageData, folder: Path, checkpoint: Path) -> None:
+        self._data = data
+        self._folder = folder
+        self._checkpoint = checkpoint
+        self._start = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        device = pl_module.device
+        loader = self._data.calibration_loader(_CALIBRATION_IMAGES)
+        self._calibration = [images for images, _ in load_batches(loader, device)]
+        self._validation = load_batches(self._data.validation_loader(_VALIDATION_IMAGES), device)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        space = pl_module.supernet.space
+        ends = [space.largest, space.smallest]
+        largest, smallest = measure_subnets(pl_module.supernet, ends, self._calibration, self._validation)
+        loss = torch.stack(pl_module.losses).mean().item() if pl_module.losses else float("nan")
+        pl_module.losses.clear()
+        pl_module.history.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "step": trainer.global_step,
+                "train_loss": loss,
+                "accuracy_largest": float(largest),
+                "accuracy_smallest": float(smallest),
+                "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "train_gflops": pl_module.train_flops / 1e9,
+                "seconds": round(time.perf_counter() - self._start, 3),
+            }
+        )
+        self._write_checkpoint(trainer)
+        if trainer.is_global_zero:
+            self._write_history(pl_module.history)
+
+    def _write_checkpoint(self, trainer: pl.Trainer) -> None:
+        temporary = self._checkpoint.with_name(f".{self._checkpoint.name}.new")
+        try:
+            self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                os.replace(temporary, self._checkpoint)
+        except OSError as error:
+            raise TipsError(
+                f"cannot write {self._checkpoint}: {error.strerror or error}; the checkpoint before is kept, free the "
+                "place and resume"
+            ) from error
+
+    def _write_history(self, history: list[dict[str, float]]) -> None:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        temporary = self._folder / ".training.csv.new"
+        temporary.write_text(buffer.getvalue(), encoding="utf-8")
+        os.replace(temporary, self._folder / "training.csv")
+
+
+class _Bar(pl.Callback):
+    """A progress bar on the terminal."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._progress = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=Console(),
+        )
+        self._task = self._progress.add_task("train", total=pl_module.total_epochs, state="")
+        self._progress.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        done = trainer.global_step / pl_module.steps_per_epoch
+        self._progress.update(self._task, completed=round(done, 1), state=_state(pl_module.history))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._progress.update(self._task, completed=trainer.current_epoch + 1, state=_state(pl_module.history))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if hasattr(self, "_progress"):
+            self._progress.stop()
+
+
+def _state(history: list[dict[str, float]]) -> str:
+    """Describe the last finished epoch."""
+    if not history:
+        return ""
+    last = history[-1]
+    return (
+        f"loss {last['train_loss']:.3f}  largest {last['accuracy_largest']:.1%}  "
+        f"smallest {last['accuracy_smallest']:.1%}"
+    )

@@ -1,0 +1,213 @@
+"""One training step of a supernet: the sandwich rule with in-place distillation (US-Nets, Yu & Huang 2019)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor
+
+from tips_nni.core import Codes, Policy, SubnetConfig, TipsError
+from tips_nni.elastic import Supernet
+from tips_nni.specs import SamplingSpec, TrainingSpec
+
+Flops = Callable[[Codes], NDArray[np.int64]]
+
+
+class SupernetModule(pl.LightningModule):
+    """Trains a supernet.
+
+    One step trains several subnets on one batch: the largest and the smallest (where the strategy says so) and those
+    that the policy draws. The largest learns from the labels; the others from its output (in-place distillation), or
+    from the labels too. The gradients add up, then the optimizer steps once.
+
+    A checkpoint holds everything that decides the next epoch: weights, optimizer, the policy's state, every random
+    generator, and the history.
+
+    Attributes:
+        history: one row for every finished epoch.
+        train_flops: multiply-adds spent so far; a backward pass counts as two forward passes.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        policy: Policy,
+        sampling: SamplingSpec,
+        training: TrainingSpec,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        flops: Flops | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.supernet = supernet
+        self.policy = policy
+        self.sampling = sampling
+        self.training_spec = training
+        self.steps_per_epoch = steps_per_epoch
+        self.history: list[dict[str, float]] = []
+        self.losses: list[Tensor] = []
+        self.train_flops = 0.0
+        self._flops = flops
+        self._rng = np.random.default_rng([seed, 1])
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole training, the last one perhaps not complete."""
+        spec = self.training_spec
+        return spec.epochs if spec.epochs is not None else math.ceil((spec.steps or 1) / self.steps_per_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Create timm's optimizer and schedule.
+
+        Raises:
+            TipsError: timm has no such optimizer or schedule.
+        """
+        spec = self.training_spec
+        try:
+            optimizer = create_optimizer_v2(
+                self.supernet.backbone,
+                spec.optimizer,
+                lr=spec.lr,
+                weight_decay=spec.weight_decay,
+                momentum=spec.momentum,
+            )
+            self._schedule, _ = create_scheduler_v2(
+                optimizer,
+                spec.schedule,
+                num_epochs=self.total_epochs,
+                warmup_epochs=spec.warmup_epochs,
+                warmup_prefix=False,
+                step_on_epochs=False,
+                updates_per_epoch=self.steps_per_epoch,
+            )
+        except (AssertionError, ValueError, TypeError, KeyError) as error:
+            raise TipsError(
+                f"timm refuses optimizer {spec.optimizer!r} or schedule {spec.schedule!r}: {error}"
+            ) from error
+        return optimizer
+
+    def draw(self) -> list[SubnetConfig]:
+        """Return the subnets of the next step: largest, smallest, then the policy's, as the strategy says."""
+        space, sampling = self.supernet.space, self.sampling
+        configs = [space.largest] if sampling.largest else []
+        configs += [space.smallest] if sampling.smallest else []
+        return configs + self.policy.sample(self._rng, sampling.random)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Train the subnets of one step.
+
+        Raises:
+            TipsError: the loss is not finite.
+        """
+        images, labels = batch
+        optimizer: Any = self.optimizers()
+        step = self.global_step
+        if self._schedule is not None:
+            self._schedule.step_update(step)
+        targets = F.one_hot(labels, self._classes(images)).to(images.dtype)
+        if self.training_spec.mixup > 0:
+            images, targets = self._mix(images, targets)
+        configs = self.draw()
+        optimizer.zero_grad()
+        total = self._accumulate(configs, images, targets)
+        if not torch.isfinite(total):
+            rate = optimizer.param_groups[0]["lr"]
+            raise TipsError(
+                f"the loss is {total.item()} at step {step} with learning rate {rate:.3g}; lower training.lr, or set "
+                "training.clip_grad: 1. The checkpoint of the last finished epoch is kept"
+            )
+        if self.policy.wants_gradients:
+            self.policy.observe_gradients(self._gradient_norms())
+        if self.training_spec.clip_grad is not None:
+            self.clip_gradients(optimizer, self.training_spec.clip_grad, "norm")
+        optimizer.step()
+        self.losses.append(total)
+        self._count(configs, len(images))
+        self.policy.observe(configs)
+        if self.policy.due(step + 1):
+            self.policy.refresh()
+
+    def _classes(self, images: Tensor) -> int:
+        if not hasattr(self, "_num_classes"):
+            fm = self.supernet.architecture.output
+            self._num_classes = fm.axes[0].sizes[-1]
+        return self._num_classes
+
+    def _accumulate(self, configs: list[SubnetConfig], images: Tensor, targets: Tensor) -> Tensor:
+        """Add the gradients of every subnet and return the mean loss, a scalar tensor."""
+        smoothing = self.training_spec.label_smoothing
+        soft: Tensor | None = None
+        losses = []
+        for config in configs:
+            logits = self.supernet(images, config)
+            if self.sampling.distill and soft is not None:
+                loss = F.cross_entropy(logits, soft)
+            else:
+                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+            if self.sampling.distill and config == self.supernet.space.largest:
+                soft = logits.detach().softmax(dim=1)
+            if self.trainer.world_size > 1:
+                losses.append(loss)  # several backward passes would meet the same parameter twice
+            else:
+                self.manual_backward(loss)
+                losses.append(loss.detach())
+        if self.trainer.world_size > 1:
+            self.manual_backward(torch.stack(losses).sum())
+        return torch.stack([loss.detach() for loss in losses]).mean()
+
+    def _mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Blend every image, and its target, with another one (mixup, Zhang et al. 2018)."""
+        share = float(self._rng.beta(self.training_spec.mixup, self.training_spec.mixup))
+        other = torch.from_numpy(self._rng.permutation(len(images))).to(images.device)
+        return images.lerp(images[other], 1 - share), targets.lerp(targets[other], 1 - share)
+
+    def _gradient_norms(self) -> dict[str, float]:
+        """Return the gradient norm of every convolution and linear layer, by operation name."""
+        weights = [
+            (op.name, self.supernet.backbone.get_parameter(f"{op.name}.weight").grad)
+            for op in self.supernet.architecture.operations
+            if op.kind in ("conv", "linear")
+        ]
+        known = [(name, grad) for name, grad in weights if grad is not None]
+        norms = torch.stack(torch._foreach_norm([grad for _, grad in known])).tolist()
+        return dict(zip([name for name, _ in known], norms, strict=True))
+
+    def _count(self, configs: list[SubnetConfig], images: int) -> None:
+        """Add the step to the multiply-adds spent."""
+        if self._flops is not None:
+            forward = float(self._flops(self.supernet.space.encode_many(configs)).sum())
+            self.train_flops += 3 * images * forward
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not know, as plain data."""
+        checkpoint["tips_nni"] = {
+            "policy": json.dumps(self.policy.state_dict()),
+            "rng": json.dumps(self._rng.bit_generator.state),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "history": json.dumps(self.history),
+            "train_flops": self.train_flops,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what `on_save_checkpoint` added."""
+        own = checkpoint["tips_nni"]
+        self.policy.load_state_dict(json.loads(own["policy"]))
+        self._rng.bit_generator.state = json.loads(own["rng"])
+        self.history = json.loads(own["history"])
+        self.train_flops = float(own["train_flops"])
+        torch.set_rng_state(own["torch_rng"].cpu())
+        if torch.cuda.is_available() and own["cuda_rng"]:
+            torch.cuda.set_rng_state_all([state.cpu() for state in own["cuda_rng"]])
