@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 from scipy.stats import spearmanr
 
 from tips_nni.core import TipsError
@@ -25,6 +25,11 @@ DEVICES = {
     "adreno630": ("adreno630gpu_tflite21", "Pixel 3 XL, Adreno 630 GPU, TensorFlow Lite 2.1"),
     "myriad_vpu": ("myriadvpu_openvino2019r2", "Intel NCS2, Myriad VPU, OpenVINO 2019 R2"),
 }
+
+
+#: Largest coefficients that make sense: 1 ms to start a kernel, 0.8 GB/s of memory traffic. Without them a constant part
+#: of the measured networks ends up in whatever feature hardly varies, and explodes in other networks.
+UPPER = {feature: np.inf for feature in FEATURES} | {"launch": 1.0, "input": 5.0, "output": 5.0, "weights": 5.0}
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,17 @@ def fit_pack(
         raise TipsError(f"no record was measured on {device!r}")
     kernels, table = design(known)
     latency = np.array([record.latency_ms[device] for record in known])
-    scale = table.reshape(-1, table.shape[2]).max(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    matrix = (table / scale).reshape(len(known), -1) / latency[:, None]
+    sharing = _sharing(kernels)
+    columns = np.zeros((len(known), sharing.max() + 1))
+    np.add.at(columns.T, sharing.ravel(), table.reshape(len(known), -1).T)
+    upper = np.zeros(columns.shape[1])
+    upper[sharing] = np.broadcast_to([UPPER[feature] for feature in FEATURES], sharing.shape)
+    scale = np.where(columns.max(axis=0) > 0, columns.max(axis=0), 1.0)
+    matrix = columns / scale / latency[:, None]
     ridge = 1e-4 * np.sqrt(len(known)) * np.diag(np.maximum(matrix.std(axis=0), 1e-12))
-    solution, _ = nnls(
-        np.concatenate([matrix, ridge]),
-        np.concatenate([np.ones(len(known)), np.zeros(len(ridge))]),
-        maxiter=20 * matrix.shape[1],
-    )
-    coefficients = (solution.reshape(len(kernels), -1) / scale).tolist()
+    right = np.concatenate([np.ones(len(known)), np.zeros(len(ridge))])
+    solved = lsq_linear(np.concatenate([matrix, ridge]), right, bounds=(0.0, upper * scale), method="bvls")
+    coefficients = np.maximum(solved.x / scale, 0.0)[sharing].tolist()
     return PredictorPack.create(
         strict=strict,
         name=name,
@@ -143,6 +149,19 @@ def fit_pack(
         coefficients={str(kernel): values for kernel, values in zip(kernels, coefficients, strict=True)},
         per_element_ms=_per_element(kernels, coefficients),
     )
+
+
+def _sharing(kernels: Sequence[Kernel]) -> NDArray[np.int64]:
+    """Return which unknown each (kernel, feature) takes its coefficient from, shape (K, F).
+
+    Kernels of one type and window share what a multiply-add and a weight cost; each stride has its own launch and
+    traffic. A network's first convolution is often the only one with its stride: it must not decide what multiply-adds
+    cost elsewhere.
+    """
+    own = {"launch", "input", "output"}
+    keys = [[(k.type, k.size, k.stride if feature in own else 0, feature) for feature in FEATURES] for k in kernels]
+    numbers: dict[tuple[str, int, int, str], int] = {}
+    return np.array([[numbers.setdefault(key, len(numbers)) for key in row] for row in keys], dtype=np.int64)
 
 
 def _per_element(kernels: Sequence[Kernel], coefficients: Sequence[Sequence[float]]) -> float:
