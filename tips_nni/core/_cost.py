@@ -97,7 +97,8 @@ def operation_terms(architecture: Architecture, cost: OperationCost) -> list[Ter
         if np.prod(shape, dtype=np.float64) > 1 << 22:
             raise TipsError(f"{operation.name} depends on {len(dims)} elastic dimensions; fix some of them")
         codes = np.tile(base, (int(np.prod(shape, dtype=np.int64)), 1))
-        codes[:, list(dims)] = np.indices(shape).reshape(len(dims), -1).T
+        if dims:
+            codes[:, list(dims)] = np.indices(shape).reshape(len(dims), -1).T
         first = operation.inputs[0]
         cin = (
             architecture.channels(first, codes)
