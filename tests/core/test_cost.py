@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from tips_nni.core import CostTable, TabulatedCost, Term, TipsError, operation_terms
+
+
+def slow_costs(architecture, code):
+    """Multiply-adds, parameters and peak activation bytes by a plain loop over the operations."""
+    space = architecture.space
+    values = space.decode(code).as_dict()
+    stem, hidden, deep = values["width.stem"], values["hidden.block"], values["depth.stage"] == 2
+    side = values["resolution"] // 2
+    flops = 3 * stem * 9 * side**2
+    params = 3 * stem * 9 + 2 * stem
+    peaks = [3 * (2 * side) ** 2 + stem * side**2, 2 * stem * side**2, stem * side**2 + stem, stem + 10]
+    if deep:
+        flops += (stem * hidden + hidden * 9 + hidden * stem) * side**2
+        params += stem * hidden + hidden * 9 + hidden * stem + stem
+        peaks += [(stem + hidden) * side**2, 2 * hidden * side**2, 3 * stem * side**2]
+    flops += stem * 10
+    params += stem * 10 + 10
+    return flops, params, 4 * max(peaks)
+
+
+def test_every_subnet_costs_what_a_loop_over_its_operations_counts(architecture, every_code):
+    table = CostTable(architecture)
+    expected = np.array([slow_costs(architecture, code) for code in every_code])
+    np.testing.assert_array_equal(table.flops(every_code), expected[:, 0])
+    np.testing.assert_array_equal(table.params(every_code), expected[:, 1])
+    models = table.models()
+    np.testing.assert_allclose(models["mflops"].evaluate(every_code), expected[:, 0] / 1e6, rtol=1e-15)
+    np.testing.assert_allclose(models["params_m"].evaluate(every_code), expected[:, 1] / 1e6, rtol=1e-15)
+    np.testing.assert_allclose(models["memory_mb"].evaluate(every_code), expected[:, 2] / 1e6, rtol=1e-15)
+
+
+def test_chunks_do_not_change_the_result(architecture, every_code):
+    table = CostTable(architecture)
+    many = every_code[np.random.default_rng(0).integers(len(every_code), size=70_000)]
+    single = {tuple(code): flops for code, flops in zip(every_code.tolist(), table.flops(every_code), strict=True)}
+    np.testing.assert_array_equal(table.flops(many), [single[tuple(code)] for code in many.tolist()])
+
+
+@pytest.mark.parametrize("combine", [np.add, np.maximum])
+def test_merged_terms_equal_separate_ones(architecture, every_code, combine):
+    rng = np.random.default_rng(1)
+    sizes = architecture.space.sizes
+    terms = []
+    for dims in [(0,), (1,), (0, 1), (2, 3), (0, 1, 2, 3), (), (3,)]:
+        terms.append(Term(dims, rng.integers(0, 1000, size=tuple(sizes[list(dims)]))))
+    expected = np.zeros(len(every_code), dtype=np.int64)
+    for term in terms:
+        expected = combine(expected, term.look_up(every_code))
+    result = TabulatedCost("x", "", architecture.space, terms, combine=combine).exact(every_code)
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_a_gated_operation_costs_nothing_in_a_shallow_subnet(architecture, every_code):
+    terms = operation_terms(architecture, lambda op, cin, cout, _i, _o: np.ones(len(cin), dtype=np.int64))
+    total = TabulatedCost("count", "", architecture.space, terms).exact(every_code)
+    deep = every_code[:, 2] == 1
+    assert set(total[deep]) == {8}
+    assert set(total[~deep]) == {4}
+
+
+def test_codes_of_another_space_are_refused(architecture):
+    with pytest.raises(TipsError, match="needs"):
+        CostTable(architecture).flops(np.zeros((1, 9), dtype=np.int64))
