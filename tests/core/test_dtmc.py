@@ -161,9 +161,7 @@ def test_a_periodic_chain_is_handled_by_definition():
 
 def test_a_reducible_chain_is_handled_by_definition():
     # State 0 is transient: half of its mass ends in state 1, half in the pair (2, 3).
-    transition = sp.csr_array(
-        np.array([[0, 0.5, 0.5, 0], [0, 1, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 1, 0]], dtype=float)
-    )
+    transition = sp.csr_array(np.array([[0, 0.5, 0.5, 0], [0, 1, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 1, 0]], dtype=float))
     ends = np.array([1 / 4 + 1 / 8, 2 / 4 + 1 / 8])
     expected = [0, ends[0], ends[1] * 2 / 3, ends[1] / 3]
     np.testing.assert_allclose(stationary_distribution(transition), expected, atol=1e-14)

@@ -89,7 +89,9 @@ def test_a_graph_that_is_none_is_refused(edges, message):
 
 def test_a_subnet_without_a_path_is_refused():
     space = SearchSpace((ElasticDim("width.a", "width", (1, 2)),))
-    graph = PathGraph.from_edges([("r", "a"), ("a", "d")], r="r", d="d", requires={"a": [Requirement(0, 1)]}, space=space)
+    graph = PathGraph.from_edges(
+        [("r", "a"), ("a", "d")], r="r", d="d", requires={"a": [Requirement(0, 1)]}, space=space
+    )
     with pytest.raises(TipsError, match="subnet 1 of 2 has no path"):
         graph.node_mask(np.array([[1], [0]]))
     with pytest.raises(TipsError, match="out of range"):

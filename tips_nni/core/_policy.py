@@ -170,7 +170,7 @@ def tilt(flops: NDArray[np.float64], target: float) -> NDArray[np.float64]:
         values = np.exp(logits - logits.max())
         return np.asarray(values / values.sum())
 
-    low, high = -60.0, 60.0
+    low, high = -1e4, 1e4
     for _ in range(200):
         middle = (low + high) / 2
         low, high = (middle, high) if weights(middle) @ flops > goal else (low, middle)

@@ -27,9 +27,9 @@ DEVICES = {
 }
 
 
-#: Largest coefficients that make sense: 1 ms to start a kernel, 0.8 GB/s of memory traffic. Without them a constant part
-#: of the measured networks ends up in whatever feature hardly varies, and explodes in other networks.
-UPPER = {feature: np.inf for feature in FEATURES} | {"launch": 1.0, "input": 5.0, "output": 5.0, "weights": 5.0}
+#: Largest coefficients that make sense: 1 ms to start a kernel, 0.8 GB/s of memory traffic. Without them a constant
+#: part of the measured networks ends up in whatever feature hardly varies, and explodes in other networks.
+UPPER = dict.fromkeys(FEATURES, np.inf) | {"launch": 1.0, "input": 5.0, "output": 5.0, "weights": 5.0}
 
 
 @dataclass(frozen=True)

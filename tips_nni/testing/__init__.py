@@ -1,0 +1,3 @@
+"""Contract tests for your own plug-ins: subclass them in a test module."""
+
+from tips_nni.testing._policy_contract import PolicyContract as PolicyContract
