@@ -246,7 +246,7 @@ def _depths(stages: Sequence[Stage], spec: SpaceSpec, refused: Mapping[str, str]
         elif len(stage.blocks) == 1:
             reason = "it has one block"
         elif needed >= len(stage.blocks):
-            reason = f"{stage.blocks[-1]} has no shortcut around it"
+            reason = f"{stage.blocks[-1]} is not one branch added to its own input"
         elif first >= len(stage.blocks):
             reason = "the space keeps all its blocks"
         elif name in refused:

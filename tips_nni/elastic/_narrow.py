@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tips_nni.core import SubnetConfig
+from tips_nni.core import SubnetConfig, TipsError
 from tips_nni.elastic._layers import rule_for, shallow, take
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan, Kept
 
@@ -68,6 +68,9 @@ def narrow(
         config: the subnet.
         statistics: BatchNorm statistics from `calibrate`; without them the leading channels of the largest's are used.
 
+    Raises:
+        TipsError: the statistics are those of another subnet.
+
     Returns:
         A module of the backbone's class. It accepts images of any size and resizes them to the subnet's resolution
         where that is elastic.
@@ -98,7 +101,7 @@ def narrow(
                 view.track_running_stats = False
             if statistics is not None:
                 for name in ("running_mean", "running_var"):
-                    view._buffers[name] = statistics[f"{path}.{name}"]
+                    view._buffers[name] = _statistic(statistics, f"{path}.{name}", view.num_features)
         return view
 
     view = rebuild(backbone, change, skipped=plan.skipped(config))
@@ -106,6 +109,17 @@ def narrow(
         side = config["resolution"]
         view.register_forward_pre_hook(lambda _module, inputs: (resize(inputs[0], side), *inputs[1:]))
     return view
+
+
+def _statistic(statistics: Statistics, name: str, channels: int) -> Tensor:
+    """Return one of a subnet's BatchNorm statistics."""
+    tensor = statistics.get(name)
+    if tensor is None or tensor.shape != (channels,):
+        found = "none" if tensor is None else f"of shape {tuple(tensor.shape)}"
+        raise TipsError(
+            f"the statistics of this subnet need {name} of shape ({channels},), found {found}; calibrate it"
+        )
+    return tensor
 
 
 def materialise(view: nn.Module) -> nn.Module:
