@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tips_nni.core import Architecture, SubnetConfig
+from tips_nni.core import Architecture, CostTable, SubnetConfig
 
 _LAYERS = (nn.Conv2d, nn.Linear)
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
@@ -54,12 +54,16 @@ def shape_of(architecture: Architecture, name: str, code: np.ndarray, last: bool
 
 
 def test_multiply_adds_and_parameters_are_exact(case):
+    table = CostTable(case.net.architecture)
     for config in case.configs(8, seed=2):
         extracted = case.net.extract(config)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             extracted(case.input(config)[:1])
         params = sum(p.numel() for p in extracted.parameters())
-        assert counted(case.net.architecture, config) == (counter.get_total_flops() / 2, params)
+        exact = (counter.get_total_flops() / 2, params)
+        assert counted(case.net.architecture, config) == exact
+        codes = case.net.space.encode(config)[None]
+        assert (table.flops(codes)[0], table.params(codes)[0]) == exact
 
 
 def test_layers_and_shapes_are_those_of_the_extraction(case):
