@@ -14,7 +14,7 @@ from tips_nni.core import CostModel, CostTable, Policy, TipsError, make_policy
 from tips_nni.elastic import Supernet, convert
 from tips_nni.latency import LatencyTable, load_pack
 from tips_nni.specs import RunSpec, StrategySpec, load_space, load_strategy
-from tips_nni.training import ImageData, load_data
+from tips_nni.training import ImageData, check_training, load_data
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def prepare(spec: RunSpec) -> Parts:
         TipsError: any of them cannot be had; see the message.
     """
     strategy = load_strategy(spec.strategy)
+    check_training(spec.training)
     data = load_data(spec.data, seed=spec.seed, **_statistics(spec))
     torch.manual_seed(spec.seed)
     supernet = convert(

@@ -12,13 +12,12 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
 from tips_nni.core import Codes, Policy, SubnetConfig, TipsError
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec
+from tips_nni.training._optimizer import make_optimizer
 
 Flops = Callable[[Codes], NDArray[np.int64]]
 
@@ -74,28 +73,12 @@ class SupernetModule(pl.LightningModule):
         Raises:
             TipsError: timm has no such optimizer or schedule.
         """
-        spec = self.training_spec
-        try:
-            optimizer = create_optimizer_v2(
-                self.supernet.backbone,
-                spec.optimizer,
-                lr=spec.lr,
-                weight_decay=spec.weight_decay,
-                momentum=spec.momentum,
-            )
-            self._schedule, _ = create_scheduler_v2(
-                optimizer,
-                spec.schedule,
-                num_epochs=self.total_epochs,
-                warmup_epochs=spec.warmup_epochs,
-                warmup_prefix=False,
-                step_on_epochs=False,
-                updates_per_epoch=self.steps_per_epoch,
-            )
-        except (AssertionError, ValueError, TypeError, KeyError) as error:
-            raise TipsError(
-                f"timm refuses optimizer {spec.optimizer!r} or schedule {spec.schedule!r}: {error}"
-            ) from error
+        optimizer, self._schedule = make_optimizer(
+            self.supernet.backbone,
+            self.training_spec,
+            epochs=self.total_epochs,
+            steps_per_epoch=self.steps_per_epoch,
+        )
         return optimizer
 
     def draw(self) -> list[SubnetConfig]:
