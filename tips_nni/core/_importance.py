@@ -144,11 +144,14 @@ class PathScores:
 
 
 def operation_importance(graph: PathGraph, through: Floats) -> dict[str, float]:
-    """Return for every operation the TPS of the best path through any of its edges, most important first."""
+    """Return for every operation the TPS of the best path through any of its edges, most important first.
+
+    Operations on one best path have equal scores but for rounding: scores equal to 10 digits keep the network's order.
+    """
     best: dict[str, float] = {}
     for name, value in zip(graph.operations, through.tolist(), strict=True):
         best[name] = max(best.get(name, -np.inf), value)
-    return dict(sorted(best.items(), key=lambda item: -item[1]))
+    return dict(sorted(best.items(), key=lambda item: -float(f"{item[1]:.10g}")))
 
 
 def option_importance(graph: PathGraph, through: Floats) -> list[Floats]:

@@ -10,6 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from tips_nni.core import non_dominated
+
 Row = Mapping[str, Any]
 
 # Okabe and Ito's palette, which colour-blind people can tell apart.
@@ -42,17 +44,20 @@ def front_figure(front: Sequence[Row], evaluated: Sequence[Row], target: str | N
                 label="measured in the search (validation)",
             )
         x = [row[key] for row in rows]
-        axes.plot(
-            x, [100 * r["validation_accuracy"] for r in rows], "o-", ms=4, lw=1.4, color=BLUE, label="front, validation"
-        )
+        y = [100 * row["validation_accuracy"] for row in rows]
+        # The front was searched for one cost: against the other some of its subnets are dominated.
+        best = non_dominated(np.stack([x, -np.array(y)], axis=1))
+        axes.plot(np.array(x)[best], np.array(y)[best], drawstyle="steps-post", lw=1.2, color=BLUE)
+        axes.plot(x, y, "o", ms=4.5, color=BLUE, label="front, validation")
         axes.plot(x, [100 * r["test_accuracy"] for r in rows], "s", ms=5, mfc="none", color=ORANGE, label="front, test")
-        axes.set_xscale("log")
+        if max(x) > 8 * min(x):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _leading(value) in (2, 5) else "")
+            axes.tick_params(which="minor", labelsize=8)
         axes.set_xlabel(label)
         axes.set_ylabel("top-1 accuracy, %")
         axes.grid(True, which="both", alpha=0.25)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _leading(value) in (2, 5) else "")
-        axes.tick_params(which="minor", labelsize=8)
         if i == 0:
             axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
     return figure
@@ -136,16 +141,21 @@ def probability_figure(explanations: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def sweep_figure(sweep: Sequence[Mapping[str, Any]], count: int = 12) -> Figure:
-    """Draw how the rank of operations changes with λ, for those that are among the first `count` at the middle λ."""
+    """Draw how the rank of operations changes with λ, for the `count` whose rank changes most."""
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    middle = list(sweep[len(sweep) // 2]["operations"])[:count]
-    ranks = [{name: i + 1 for i, name in enumerate(point["operations"])} for point in sweep]
+    ranks = [_ranks(point["operations"]) for point in sweep]
+    # Those whose rank depends on λ most; all operations of the best path share the first rank.
+    span = {name: max(r[name] for r in ranks) - min(r[name] for r in ranks) for name in ranks[0]}
+    chosen = sorted(span, key=lambda name: (-span[name], ranks[0][name]))[:count]
     x = [point["lambda"] for point in sweep]
-    for i, name in enumerate(middle):
-        y = [rank[name] for rank in ranks]
-        axes.plot(x, y, marker="o", ms=3.5, lw=1.3, color=f"C{i % 10}")
-        axes.annotate(shorten(name), (x[-1], y[-1]), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center")
+    ends: dict[int, list[str]] = {}
+    for i, name in enumerate(chosen):
+        axes.plot(x, [rank[name] for rank in ranks], marker="o", ms=3.5, lw=1.3, color=f"C{i % 10}")
+        ends.setdefault(ranks[-1][name], []).append(shorten(name))
+    for rank, names in ends.items():
+        label = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        axes.annotate(label, (x[-1], rank), xytext=(8, 0), textcoords="offset points", fontsize=7, va="center")
     axes.set_xscale("log")
     axes.invert_yaxis()
     axes.set_xlabel("λ: subnets apart (left) to one aggregated graph (right)")
@@ -153,6 +163,12 @@ def sweep_figure(sweep: Sequence[Mapping[str, Any]], count: int = 12) -> Figure:
     axes.grid(True, alpha=0.25)
     axes.margins(x=0.04)
     return figure
+
+
+def _ranks(operations: Mapping[str, float]) -> dict[str, int]:
+    """Return 1 + the number of operations that are more important, equal to 10 digits being equal."""
+    values = {name: float(f"{value:.10g}") for name, value in operations.items()}
+    return {name: 1 + sum(other > value for other in values.values()) for name, value in values.items()}
 
 
 def shorten(name: str, length: int = 22) -> str:
