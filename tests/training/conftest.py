@@ -26,11 +26,11 @@ def digits() -> ImageData:
 
 @pytest.fixture
 def make_supernet() -> Callable[..., Supernet]:
-    def make(seed: int = 0, name: str = "test_resnet") -> Supernet:
+    def make(seed: int = 0, name: str = "test_resnet", scales: bool = True) -> Supernet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             supernet = convert(name, load_space("resnet"), image_size=32, in_chans=1, num_classes=10)
-            for parameter in supernet.backbone.parameters():
+            for parameter in supernet.backbone.parameters() if scales else ():
                 if parameter.ndim == 1:  # timm starts some scales at 0: their branches would get no gradient
                     torch.nn.init.uniform_(parameter, 0.5, 1.5)
             return supernet
@@ -46,7 +46,8 @@ def fit(digits: ImageData, make_supernet: Callable[..., Supernet], tmp_path: Pat
         supernet: Supernet | None = None,
         folder: Path = tmp_path,
         *,
-        policy: str = "tips",
+        policy: str = "path_importance",
+        options: dict[str, object] | None = None,
         sampling: SamplingSpec | None = None,
         resume: bool = False,
         seed: int = 0,
@@ -59,7 +60,7 @@ def fit(digits: ImageData, make_supernet: Callable[..., Supernet], tmp_path: Pat
             digits,
             TrainingSpec(**{"epochs": 1, "lr": 0.05, "accelerator": "cpu", **keys}),
             sampling or SamplingSpec(),
-            make_policy(policy, supernet.architecture),
+            make_policy(policy, supernet.architecture, options or {}),
             folder,
             seed=seed,
             resume=resume,

@@ -92,7 +92,7 @@ def train(
     checkpoint = folder / "checkpoints" / "last.ckpt"
     resumed = resume and checkpoint.is_file()
     if resumed:
-        _read(checkpoint)
+        _check_fit(checkpoint, module)
     recorder = _Recorder(data, folder, checkpoint)
     callbacks: list[pl.Callback] = [recorder] if quiet else [_Bar(), recorder]
     with _quiet_lightning():
@@ -122,7 +122,7 @@ def train(
         except SystemExit:
             # Lightning turns Ctrl-C into an exit with code 1.
             raise KeyboardInterrupt from None
-    supernet.eval()
+    supernet.eval().float()  # the "-true" precisions leave weights of another type
     device = next(supernet.parameters()).device
     return TrainingSummary(
         trainer.current_epoch, trainer.global_step, module.train_flops, device, tuple(module.history)
@@ -153,6 +153,18 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
+def _check_fit(checkpoint: Path, module: SupernetModule) -> None:
+    """Refuse the checkpoint of another network."""
+    stored = {name: tensor.shape for name, tensor in _read(checkpoint)["state_dict"].items()}
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    differing = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
+    if differing:
+        raise TipsError(
+            f"{checkpoint} is of another network ({differing[0]} differs, {len(differing)} in all); delete it to train "
+            "from the start"
+        )
+
+
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertisements away; its warnings about real trouble stay."""
@@ -181,10 +193,11 @@ class _Recorder(pl.Callback):
         self._start = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        device = pl_module.device
+        first = next(pl_module.parameters())
+        device, dtype = first.device, first.dtype
         loader = self._data.calibration_loader(_CALIBRATION_IMAGES)
-        self._calibration = [images for images, _ in load_batches(loader, device)]
-        self._validation = load_batches(self._data.validation_loader(_VALIDATION_IMAGES), device)
+        self._calibration = [images for images, _ in load_batches(loader, device, dtype)]
+        self._validation = load_batches(self._data.validation_loader(_VALIDATION_IMAGES), device, dtype)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()

@@ -59,6 +59,8 @@ def measure_subnets(
     return np.array(values, dtype=np.float64)
 
 
-def load_batches(loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Return all batches of a loader on `device`, so that they are made once for many subnets."""
-    return [(images.to(device), labels.to(device)) for images, labels in loader]
+def load_batches(
+    loader: Iterable[tuple[Tensor, Tensor]], device: torch.device, dtype: torch.dtype = torch.float32
+) -> list[tuple[Tensor, Tensor]]:
+    """Return all batches of a loader on `device`, images as `dtype`, so that they are made once for many subnets."""
+    return [(images.to(device, dtype), labels.to(device)) for images, labels in loader]

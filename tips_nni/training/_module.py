@@ -114,7 +114,7 @@ class SupernetModule(pl.LightningModule):
         if self.policy.wants_gradients:
             self.policy.observe_gradients(self._gradient_norms())
         if self.training_spec.clip_grad is not None:
-            self.clip_gradients(optimizer, self.training_spec.clip_grad, "norm")
+            self.clip_gradients(optimizer, self.training_spec.clip_grad * self._loss_scale(), "norm")
         optimizer.step()
         self.losses.append(total)
         self._count(configs, len(images))
@@ -164,8 +164,13 @@ class SupernetModule(pl.LightningModule):
             if op.kind in ("conv", "linear")
         ]
         known = [(name, grad) for name, grad in weights if grad is not None]
-        norms = torch.stack(torch._foreach_norm([grad for _, grad in known])).tolist()
+        norms = (torch.stack(torch._foreach_norm([grad for _, grad in known])) / self._loss_scale()).tolist()
         return dict(zip([name for name, _ in known], norms, strict=True))
+
+    def _loss_scale(self) -> float:
+        """Return what the gradients are multiplied by until the optimizer steps: 1, but for "16-mixed"."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _count(self, configs: list[SubnetConfig], images: int) -> None:
         """Add the step to the multiply-adds spent."""
