@@ -88,4 +88,4 @@ def _show(
     if not explanations[-1]["nodes"]:
         console.print(f"strategy {strategy} draws subnets without path importance: there is no network to colour")
     for path in write_explain_pictures(explanations, sweep, picture):
-        console.print(f"picture  {path}")
+        print(f"picture  {path}")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from tips_nni.core import TipsError
 from tips_nni.elastic import AnytimeModel, example_images, export_onnx
@@ -39,7 +38,7 @@ def export(source: Path, output: Path, *, row: int | None, limits: Mapping[str, 
     else:
         check = f"reloaded − module: {_export_program(module, images, output):.1e}"
     costs = ", ".join(f"{name} {value:.4g}" for name, value in entry.items() if isinstance(value, float))
-    Console(highlight=False).print(f"{output}  row {chosen}: {costs}  ({check})")
+    print(f"{output}  row {chosen}: {costs}  ({check})")
 
 
 def _export_program(module: torch.nn.Module, images: torch.Tensor, output: Path) -> float:

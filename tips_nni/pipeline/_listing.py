@@ -45,22 +45,19 @@ def check(path: str, overrides: Sequence[str] = ()) -> None:
     Raises:
         TipsError: the file is not valid, or the run it describes cannot start.
     """
-    console = Console(highlight=False)
     kind = _kind(Path(path))
     if kind == "space":
         space = load_space(str(Path(path).absolute()))
-        console.print(f"{path}: a valid search space for {', '.join(space.matches)}")
+        print(f"{path}: a valid search space for {', '.join(space.matches)}")
     elif kind == "strategy":
         strategy = load_strategy(str(Path(path).absolute()))
-        console.print(f"{path}: a valid strategy with policy {strategy.policy.name}")
+        print(f"{path}: a valid strategy with policy {strategy.policy.name}")
     else:
         spec = load_run(path, overrides)
         parts = prepare(spec)
         check_feasible(parts.supernet.space, parts.costs, spec.constraints.bounds)
         space_size = parts.supernet.space.size
-        console.print(
-            f"{path}: a valid run of {spec.backbone.name} with {space_size:.3g} subnets; output {spec.output}"
-        )
+        print(f"{path}: a valid run of {spec.backbone.name} with {space_size:.3g} subnets; output {spec.output}")
 
 
 def _kind(path: Path) -> str:

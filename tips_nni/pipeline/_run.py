@@ -97,17 +97,14 @@ def run(
     write_csv(folder / "evaluated.csv", [_flat(point_row(point)) for point in result.evaluated])
     write_json(folder / "run.json", facts)
     page = write_report(folder)
-    printer = Console(highlight=False)
-    printer.print(front_table(rows, spec.constraints.target))
-    printer.print(f"anytime model  {folder / ANYTIME_MODEL}")
+    Console(highlight=False).print(front_table(rows, spec.constraints.target))
+    print(f"anytime model  {folder / ANYTIME_MODEL}")
     for item in exports:
-        printer.print(
-            f"ONNX           {folder / 'onnx' / item['file']}  (onnxruntime − torch: {item['difference']:.1e})"
-        )
-    printer.print(f"report         {page}")
+        print(f"ONNX           {folder / 'onnx' / item['file']}  (onnxruntime − torch: {item['difference']:.1e})")
+    print(f"report         {page}")
     for warning in facts["latency"]["warnings"]:
-        printer.print(f"note           {warning}")
-    printer.print(f"next           {facts['next'][0]}")
+        print(f"note           {warning}")
+    print(f"next           {facts['next'][0]}")
     return folder
 
 
