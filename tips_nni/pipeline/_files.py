@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise TipsError(
             f"cannot write {path}: {error.strerror or error}; free the place or choose another output"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: object) -> None:
@@ -80,7 +81,12 @@ def claim(spec: RunSpec, *, resume: bool, overwrite: bool) -> Path:
 
 def _same(record: Path, spec: RunSpec) -> None:
     """Refuse to resume under another spec."""
-    before = yaml.safe_load(record.read_text(encoding="utf-8"))
+    try:
+        before = yaml.safe_load(record.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict):
+        raise TipsError(f"{record} is damaged; put it back to resume, or add --overwrite to start again")
     now = yaml.safe_load(spec.to_yaml())
     for key in sorted({*before, *now} - {"output"}):
         old, new = before.get(key), now.get(key)
