@@ -107,7 +107,7 @@ def tas_figure(explanation: Mapping[str, Any]) -> Figure:
         x = [columns[node["feature_map"]] for node in best]
         y = [node["chunk"] for node in best]
         axes.plot(x, y, "o-", color="white", mec="black", mew=0.6, ms=4, lw=1.0, label="path with the highest TPS")
-        axes.legend(loc="upper left", fontsize=8)
+        figure.legend(loc="outside upper left", fontsize=8)
     step = max(1, len(columns) // 28)
     ticks = list(range(0, len(columns), step))
     names = list(columns)
@@ -140,22 +140,24 @@ def probability_figure(explanations: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def sweep_figure(sweep: Sequence[Mapping[str, Any]], count: int = 12) -> Figure:
-    """Draw how the rank of operations changes with λ, for the `count` whose rank changes most."""
+def sweep_figure(sweep: Sequence[Mapping[str, Any]], count: int = 20) -> Figure:
+    """Draw how the rank of operations changes with λ, for the first `count` different lines."""
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
     ranks = [_ranks(point["operations"]) for point in sweep]
-    # Those whose rank depends on λ most; all operations of the best path share the first rank.
-    span = {name: max(r[name] for r in ranks) - min(r[name] for r in ranks) for name in ranks[0]}
-    chosen = sorted(span, key=lambda name: (-span[name], ranks[0][name]))[:count]
+    # Operations whose ranks go together, as all of the best path do, share a line.
+    lines: dict[tuple[int, ...], list[str]] = {}
+    for name in ranks[0]:
+        lines.setdefault(tuple(rank[name] for rank in ranks), []).append(shorten(name))
+    chosen = sorted(lines, key=lambda line: (min(line), line))[:count]
     x = [point["lambda"] for point in sweep]
     ends: dict[int, list[str]] = {}
-    for i, name in enumerate(chosen):
-        axes.plot(x, [rank[name] for rank in ranks], marker="o", ms=3.5, lw=1.3, color=f"C{i % 10}")
-        ends.setdefault(ranks[-1][name], []).append(shorten(name))
+    for i, line in enumerate(chosen):
+        axes.plot(x, line, marker="o", ms=3.5, lw=1.3, color=f"C{i % 10}")
+        ends.setdefault(line[-1], []).extend(lines[line])
     for rank, names in ends.items():
-        label = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        axes.annotate(label, (x[-1], rank), xytext=(8, 0), textcoords="offset points", fontsize=7, va="center")
+        label = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        axes.annotate(label, (1.01, rank), xycoords=("axes fraction", "data"), fontsize=7, va="center")
     axes.set_xscale("log")
     axes.invert_yaxis()
     axes.set_xlabel("λ: subnets apart (left) to one aggregated graph (right)")
