@@ -20,6 +20,11 @@ from tips_nni.core._errors import unknown as unknown
 from tips_nni.core._explanation import Explanation as Explanation
 from tips_nni.core._explanation import NodeScore as NodeScore
 from tips_nni.core._explanation import OptionTable as OptionTable
+from tips_nni.core._feasible import check_feasible as check_feasible
+from tips_nni.core._front import FrontPoint as FrontPoint
+from tips_nni.core._front import SearchResult as SearchResult
+from tips_nni.core._front import SearchSettings as SearchSettings
+from tips_nni.core._front_search import FrontSearch as FrontSearch
 from tips_nni.core._graph import GraphNode as GraphNode
 from tips_nni.core._graph import PathGraph as PathGraph
 from tips_nni.core._graph import Requirement as Requirement
@@ -44,10 +49,6 @@ from tips_nni.core._policy import check_policy as check_policy
 from tips_nni.core._policy import make_policy as make_policy
 from tips_nni.core._policy import policy_names as policy_names
 from tips_nni.core._policy import register_policy as register_policy
-from tips_nni.core._search import FrontPoint as FrontPoint
-from tips_nni.core._search import SearchResult as SearchResult
-from tips_nni.core._search import SearchSettings as SearchSettings
-from tips_nni.core._search import check_feasible as check_feasible
 from tips_nni.core._search import search_front as search_front
 from tips_nni.core._space import Codes as Codes
 from tips_nni.core._space import ElasticDim as ElasticDim

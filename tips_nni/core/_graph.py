@@ -17,10 +17,19 @@ _TRANSPARENT = ("norm", "scale", "act", "pool", "view")
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Present iff the choice index in dimension `dim` (a column of the code) is at least `level`."""
+    """Present iff the choice index in dimension `dim` (a column of the code) is at least `level`.
+
+    With `exact` it must be `level`: of operations that exclude each other a subnet has only the chosen one.
+    """
 
     dim: int
     level: int
+    exact: bool = False
+
+    def met(self, codes: Codes) -> NDArray[np.bool_]:
+        """Return which subnets meet it, shape (T,)."""
+        column = codes[:, self.dim]
+        return np.asarray(column == self.level if self.exact else column >= self.level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,7 @@ class PathGraph:
         mask = np.ones((len(codes), len(self.nodes)), dtype=np.bool_)
         for v, node in enumerate(self.nodes):
             for requirement in node.requires:
-                mask[:, v] &= codes[:, requirement.dim] >= requirement.level
+                mask[:, v] &= requirement.met(codes)
         mask = self._on_paths(mask)
         if not mask[:, self.d].all() or not mask[:, self.r].all():
             subnet = int(np.flatnonzero(~(mask[:, self.d] & mask[:, self.r]))[0])

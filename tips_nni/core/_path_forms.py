@@ -38,7 +38,7 @@ class PathForm:
     """Whole paths with probability ∝ exp(TPS / temperature); a subnet is the smallest that holds its paths.
 
     TPS is the sum of standardised TAS over the nodes of a path, so that its weight factorises and a path is drawn node
-    by node. Resolutions, which are on no path, are drawn uniformly.
+    by node. Resolutions, which are on no path, are drawn uniformly, and so are choices that no drawn path passes.
 
     Args:
         graph: the path graph of a search space.
@@ -71,7 +71,9 @@ class PathForm:
             for _ in range(int(rng.integers(1, self._paths + 1))):
                 for node in self.draw_path(rng):
                     for requirement in self._graph.nodes[node].requires:
-                        row[requirement.dim] = max(row[requirement.dim], requirement.level)
+                        # Paths through operations that exclude each other: the one drawn last decides.
+                        level = requirement.level
+                        row[requirement.dim] = level if requirement.exact else max(row[requirement.dim], level)
         return codes
 
     def draw_path(self, rng: np.random.Generator) -> list[int]:
@@ -152,8 +154,8 @@ def _added_scores(graph: PathGraph, space: SearchSpace, tas: Floats, temperature
 
 
 def _unseen(space: SearchSpace) -> list[int]:
-    """Return the dimensions that no path knows of."""
-    return [i for i, dim in enumerate(space.dims) if dim.kind == "resolution"]
+    """Return the dimensions that are uniform unless a path decides: no path knows of them, or not every path does."""
+    return [i for i, dim in enumerate(space.dims) if dim.kind in ("resolution", "choice")]
 
 
 def _standardised(values: Floats) -> Floats:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tips_nni.core._architecture import Architecture
-from tips_nni.core._cost import CostTable
 from tips_nni.core._dtmc import Chain, Coupling
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._explanation import Explanation, NodeScore, OptionTable
@@ -23,7 +22,7 @@ from tips_nni.core._importance import (
     option_importance,
 )
 from tips_nni.core._path_forms import BudgetForm, MarginalForm, PathForm
-from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, register_policy
+from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, cost_table, register_policy
 from tips_nni.core._space import Codes
 
 EdgeWeight = Literal["topology", "width", "gradient"]
@@ -88,13 +87,13 @@ class PathImportancePolicy(Policy):
 
     options: PathImportanceOptions
 
-    def __init__(self, architecture: Architecture, options: PathImportanceOptions) -> None:
-        super().__init__(architecture, options)
+    def __init__(self, network: Architecture | PathGraph, options: PathImportanceOptions) -> None:
+        super().__init__(network, options)
         self.refresh_every = options.refresh
         self.window = options.window
         self.wants_gradients = options.edge_weight == "gradient"
-        self.graph = PathGraph.from_architecture(architecture)
-        self._table = CostTable(architecture)
+        self.graph = network if isinstance(network, PathGraph) else PathGraph.from_architecture(network)
+        self._table = cost_table(network, "form: budget") if options.form == "budget" else None
         self._gradients: dict[str, float] = {}
         self._estimate()
 
@@ -153,12 +152,12 @@ class PathImportancePolicy(Policy):
     def _make_form(self) -> MarginalForm | PathForm | BudgetForm:
         """Return what draws subnets from the present scores."""
         options = self.options
-        if options.form == "marginal":
-            return MarginalForm(self.importances, options.temperature)
         if options.form == "path":
             length = len(self.scores.best()[0].nodes) if options.score == "mean" else 1
             return PathForm(self.graph, self.space, self.tas, options.temperature * length, options.paths)
-        return BudgetForm(self.graph, self._table, self.tas, options.temperature, options.jitter)
+        if self._table is not None:
+            return BudgetForm(self.graph, self._table, self.tas, options.temperature, options.jitter)
+        return MarginalForm(self.importances, options.temperature)
 
     def _refreshed(self) -> None:
         self._estimate()

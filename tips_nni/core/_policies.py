@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tips_nni.core._architecture import Architecture
-from tips_nni.core._cost import CostTable
 from tips_nni.core._errors import TipsError
-from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, register_policy
+from tips_nni.core._graph import PathGraph
+from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, cost_table, register_policy
 from tips_nni.core._space import Codes
 
 
@@ -55,10 +55,10 @@ class AttentivePolicy(Policy):
     there being no prediction yet.
     """
 
-    def __init__(self, architecture: Architecture, options: AttentiveOptions) -> None:
-        super().__init__(architecture, options)
+    def __init__(self, network: Architecture | PathGraph, options: AttentiveOptions) -> None:
+        super().__init__(network, options)
         self._candidates = options.candidates
-        self._table = CostTable(architecture)
+        self._table = cost_table(network, "policy 'attentive'")
         ends = self.space.encode_many([self.space.smallest, self.space.largest])
         self._low, self._high = self._table.flops(ends).tolist()
 

@@ -14,7 +14,8 @@ from tips_nni.core._architecture import Architecture
 from tips_nni.core._cost import CostTable
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._explanation import Explanation, OptionTable
-from tips_nni.core._space import Codes, SubnetConfig
+from tips_nni.core._graph import PathGraph
+from tips_nni.core._space import Codes, SearchSpace, SubnetConfig
 
 _POOL = 1024
 
@@ -46,7 +47,7 @@ class Policy(ABC):
     get their randomness as an argument, return subnets and never touch the network.
 
     Attributes:
-        architecture: the network.
+        network: what subnets are drawn of: an architecture, or only its path graph, which knows no multiply-adds.
         space: its search space.
         options: see the subclass's options.
     """
@@ -58,10 +59,14 @@ class Policy(ABC):
     #: whether `observe_gradients` should be called after every step
     wants_gradients: bool = False
 
-    def __init__(self, architecture: Architecture, options: PolicyOptions) -> None:
-        self.architecture = architecture
-        self.space = architecture.space
+    def __init__(self, network: Architecture | PathGraph, options: PolicyOptions) -> None:
+        if network.space is None:
+            raise TipsError("this path graph belongs to no search space, so it has no subnets to draw")
+        self.network = network
+        self.space: SearchSpace = network.space
         self.options = options
+        if options.compute_neutral:
+            cost_table(network, "compute_neutral: true")
         self._recent: list[tuple[int, ...]] = []
         self._pool: tuple[Codes, NDArray[np.float64]] | None = None
         self._refreshes = 0
@@ -86,7 +91,7 @@ class Policy(ABC):
             blend = np.linspace(0, 1, _POOL)[:, None]
             uniform = self.space.sample(rng, _POOL)
             codes = np.where(rng.random(uniform.shape) < blend, uniform, self._draw(rng, _POOL))
-            table = CostTable(self.architecture)
+            table = cost_table(self.network, "compute_neutral: true")
             target = float(table.flops(self.space.sample(rng, 4 * _POOL)).mean())
             self._pool = codes, tilt(table.flops(codes).astype(np.float64), target)
         codes, weights = self._pool
@@ -157,6 +162,21 @@ class Policy(ABC):
         return tuple(tables)
 
 
+def cost_table(network: Architecture | PathGraph, what: str) -> CostTable:
+    """Return the exact costs of a network's subnets.
+
+    Args:
+        network: of the policy.
+        what: the option that needs them, for the message.
+
+    Raises:
+        TipsError: the network is known by its path graph only.
+    """
+    if isinstance(network, PathGraph):
+        raise TipsError(f"{what} needs multiply-adds, and of this network only the path graph is known; turn it off")
+    return CostTable(network)
+
+
 def tilt(flops: NDArray[np.float64], target: float) -> NDArray[np.float64]:
     """Return weights ∝ exp(−θ·flops) with mean `target`, shape (N,), summing to 1.
 
@@ -184,13 +204,13 @@ class PolicyInfo:
     Attributes:
         name: in strategies.
         summary: one sentence.
-        create: the class; called with (architecture, options).
+        create: the class; called with (network, options).
         options: its options' class, a frozen dataclass that checks itself.
     """
 
     name: str
     summary: str
-    create: Callable[[Architecture, Any], Policy]
+    create: Callable[[Architecture | PathGraph, Any], Policy]
     options: type[PolicyOptions]
 
 
@@ -241,16 +261,16 @@ def check_policy(name: str, options: Mapping[str, Any]) -> PolicyOptions:
     return info.options(**values)
 
 
-def make_policy(name: str, architecture: Architecture, options: Mapping[str, Any] | None = None) -> Policy:
+def make_policy(name: str, network: Architecture | PathGraph, options: Mapping[str, Any] | None = None) -> Policy:
     """Create a policy.
 
     Args:
         name: see `policy_names`.
-        architecture: the network whose subnets are drawn.
+        network: whose subnets are drawn; with a path graph alone, nothing that needs multiply-adds can be had.
         options: see the policy's options class; defaults where left out.
 
     Raises:
-        TipsError: see `check_policy`.
+        TipsError: see `check_policy`; or multiply-adds are needed and not known.
     """
     checked = check_policy(name, options or {})
-    return POLICIES[name].create(architecture, checked)
+    return POLICIES[name].create(network, checked)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tips_nni.core._errors import TipsError, unknown
 
-DimKind = Literal["width", "hidden", "depth", "resolution"]
+DimKind = Literal["width", "hidden", "depth", "resolution", "choice"]
 Codes = NDArray[np.int64]
 
 
@@ -24,8 +24,9 @@ class ElasticDim:
     Attributes:
         name: unique in the space, e.g. ``width.layer1``, ``hidden.layer1.0``, ``depth.layer1``, ``resolution``.
         kind: ``width`` (channels of a coupled group), ``hidden`` (channels inside one block), ``depth`` (blocks
-            kept in a stage) or ``resolution`` (side of the square input in pixels).
-        choices: strictly ascending positive integers; the last one is the backbone's own value.
+            kept in a stage), ``resolution`` (side of the square input in pixels) or ``choice`` (the number, from 1, of
+            one of several operations that exclude each other; these have no order).
+        choices: strictly ascending positive integers; but for ``choice`` the last one is the backbone's own value.
     """
 
     name: str
