@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.core._errors import TipsError
+from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._space import Codes, SearchSpace
 
 OpKind = Literal["conv", "linear", "norm", "scale", "act", "pool", "add", "mul", "concat", "view"]
@@ -160,3 +160,75 @@ class Architecture:
         if op.gate is None:
             return np.ones(len(codes), dtype=np.bool_)
         return codes[:, self.space.position(op.gate.dim)] >= op.gate.at_least
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_json` reads it back."""
+        return {
+            "space": self.space.to_json(),
+            "feature_maps": [
+                [fm.name, [[list(axis.sizes), axis.dim] for axis in fm.axes], [list(size) for size in fm.spatial]]
+                for fm in self.feature_maps
+            ],
+            "operations": [
+                {
+                    "name": op.name,
+                    "kind": op.kind,
+                    "inputs": list(op.inputs),
+                    "output": op.output,
+                    "kernel": list(op.kernel),
+                    "stride": list(op.stride),
+                    "group_width": op.group_width,
+                    "bias": op.bias,
+                    "channel_params": op.channel_params,
+                    "gate": None if op.gate is None else [op.gate.dim, op.gate.at_least],
+                    "type": op.type,
+                }
+                for op in self.operations
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Architecture:
+        """Read what `to_json` wrote.
+
+        Raises:
+            TipsError: the data describe no network.
+        """
+        try:
+            space = SearchSpace.from_json(data["space"])
+            maps = tuple(
+                FeatureMap(
+                    str(name),
+                    tuple(Axis(tuple(int(size) for size in sizes), dim) for sizes, dim in axes),
+                    tuple(_pair(size) for size in spatial),
+                )
+                for name, axes, spatial in data["feature_maps"]
+            )
+            operations = tuple(_operation(item) for item in data["operations"])
+            return cls(space, maps, operations)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise TipsError(f"not an architecture ({error}); write the file again with this version") from error
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
+
+
+def _operation(item: Mapping[str, Any]) -> Operation:
+    if item["kind"] not in get_args(OpKind):
+        raise unknown("kind of operation", str(item["kind"]), get_args(OpKind))
+    gate, group_width = item["gate"], item["group_width"]
+    return Operation(
+        name=str(item["name"]),
+        kind=item["kind"],
+        inputs=tuple(str(name) for name in item["inputs"]),
+        output=str(item["output"]),
+        kernel=_pair(item["kernel"]),
+        stride=_pair(item["stride"]),
+        group_width=None if group_width is None else int(group_width),
+        bias=bool(item["bias"]),
+        channel_params=int(item["channel_params"]),
+        gate=None if gate is None else Gate(str(gate[0]), int(gate[1])),
+        type=str(item["type"]),
+    )
