@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tips_nni.core import TipsError
+from tips_nni.core import TipsError, write_csv, write_json, write_text
 from tips_nni.pipeline import run
-from tips_nni.pipeline._files import claim, write_csv, write_json, write_text
+from tips_nni.pipeline._files import claim
 from tips_nni.specs import RunSpec, load_run
 
 

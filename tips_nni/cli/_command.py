@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from typing import Any
+
+from tips_nni.core import TipsError
 
 Handler = Callable[[argparse.Namespace], int | None]
 
@@ -45,3 +48,13 @@ class Commands:
             name, help=summary, description=details, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         return Commands(parser)
+
+
+def need_nni() -> None:
+    """Check that NNI is installed.
+
+    Raises:
+        TipsError: it is not.
+    """
+    if importlib.util.find_spec("nni") is None:
+        raise TipsError("this command needs NNI, which is not installed; run: pip install 'tips-nni[nni]'")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tips_nni import __version__
-from tips_nni.cli import _export, _listing, _runs
+from tips_nni.cli import _export, _listing, _nni, _runs
 from tips_nni.cli._command import Commands
 from tips_nni.core import TipsError
 
@@ -58,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tips-nni {__version__}")
     commands = Commands(parser)
-    for group in (_runs, _listing, _export):
+    for group in (_runs, _listing, _export, _nni):
         group.add_to(commands)
     return parser

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tips_nni.cli._command import Commands
+from tips_nni.cli._command import Commands, need_nni
 
 
 def add_to(commands: Commands) -> None:
@@ -30,12 +30,13 @@ def add_to(commands: Commands) -> None:
     check = commands.add(
         "check",
         _check,
-        "validate a run spec, a search space or a strategy without running it",
+        "validate a run spec, search space, strategy or NNI experiment without running it",
         "Check a YAML file: keys, values, names and paths; for a run spec also that the backbone converts, and\n"
-        "that some subnet keeps the constraints. Trains nothing.",
-        "  tips-nni check mine.yaml",
+        "that some subnet keeps the constraints; for an NNI experiment also the arguments of the tuner, which\n"
+        "NNI itself never checks. Trains nothing.",
+        "  tips-nni check mine.yaml\n  tips-nni check examples/nni/config.yaml",
     )
-    check.add_argument("spec", metavar="FILE", help="run spec, search space or strategy (YAML)")
+    check.add_argument("spec", metavar="FILE", help="run spec, search space, strategy or NNI experiment (YAML)")
     check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of a run spec")
 
     report = commands.add(
@@ -57,9 +58,15 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from tips_nni.pipeline import check
+    from tips_nni.pipeline import check, kind_of_file
 
-    check(arguments.spec, arguments.set)
+    if kind_of_file(Path(arguments.spec)) == "experiment":
+        need_nni()
+        from tips_nni.adapters import check_experiment
+
+        print(check_experiment(Path(arguments.spec)))
+    else:
+        check(arguments.spec, arguments.set)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -21,9 +21,13 @@ from tips_nni.core._explanation import Explanation as Explanation
 from tips_nni.core._explanation import NodeScore as NodeScore
 from tips_nni.core._explanation import OptionTable as OptionTable
 from tips_nni.core._feasible import check_feasible as check_feasible
+from tips_nni.core._files import write_csv as write_csv
+from tips_nni.core._files import write_json as write_json
+from tips_nni.core._files import write_text as write_text
 from tips_nni.core._front import FrontPoint as FrontPoint
 from tips_nni.core._front import SearchResult as SearchResult
 from tips_nni.core._front import SearchSettings as SearchSettings
+from tips_nni.core._front import front_of as front_of
 from tips_nni.core._front_search import FrontSearch as FrontSearch
 from tips_nni.core._graph import GraphNode as GraphNode
 from tips_nni.core._graph import PathGraph as PathGraph

@@ -3,9 +3,13 @@
 from tips_nni.pipeline._explain import explain_run as explain_run
 from tips_nni.pipeline._explain import explain_space as explain_space
 from tips_nni.pipeline._export import export as export
+from tips_nni.pipeline._front import anytime_model as anytime_model
 from tips_nni.pipeline._listing import check as check
+from tips_nni.pipeline._listing import kind_of_file as kind_of_file
 from tips_nni.pipeline._listing import print_spaces as print_spaces
 from tips_nni.pipeline._listing import print_strategies as print_strategies
 from tips_nni.pipeline._prepare import Parts as Parts
 from tips_nni.pipeline._prepare import prepare as prepare
 from tips_nni.pipeline._run import run as run
+from tips_nni.pipeline._trained import load_parts as load_parts
+from tips_nni.pipeline._trained import load_trained as load_trained

@@ -1,29 +1,24 @@
-"""The run folder: names, and files that appear whole or not at all."""
+"""The run folder: its files and whose it is."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from tips_nni.core import TipsError
+from tips_nni.core import TipsError, write_text
 from tips_nni.specs import RunSpec
 
 ANYTIME_MODEL = "anytime.safetensors"
+ARCHITECTURE = "architecture.json"
 RUN_SPEC = "run.yaml"
 # Tells the resolved spec of a run from one that somebody wrote and keeps in the output folder.
 _MARK = "# The run in this folder, every default written out by tips-nni.\n"
 # What a run writes; files of others in its folder are never deleted.
 _WRITTEN = (
     ANYTIME_MODEL,
+    ARCHITECTURE,
     "checkpoints",
     "evaluated.csv",
     "explain*.png",
@@ -37,39 +32,6 @@ _WRITTEN = (
     "training.csv",
     RUN_SPEC,
 )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` by way of a temporary file.
-
-    Raises:
-        TipsError: the file cannot be written (disk full, no permission).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise TipsError(
-            f"cannot write {path}: {error.strerror or error}; free the place or choose another output"
-        ) from error
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write `data` as JSON; see `write_text`."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys as CSV; see `write_text`."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
 
 
 def claim(spec: RunSpec, *, resume: bool, overwrite: bool) -> Path:

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tips_nni.core import FrontPoint, SearchResult, SearchSettings, SubnetConfig, TipsError, search_front
-from tips_nni.elastic import FrontEntry, calibrate
-from tips_nni.pipeline._files import write_json
+from tips_nni import __version__
+from tips_nni.core import FrontPoint, SearchResult, SearchSettings, SubnetConfig, TipsError, search_front, write_json
+from tips_nni.elastic import AnytimeModel, FrontEntry, calibrate
 from tips_nni.pipeline._prepare import Parts
 from tips_nni.training import accuracy, load_batches, measure_subnets
 
@@ -109,7 +109,7 @@ def objectives(parts: Parts) -> str:
 
 
 def measure_front(
-    parts: Parts, result: SearchResult, measure: Measurements, device: torch.device
+    parts: Parts, points: Sequence[FrontPoint], calibration: Sequence[Tensor], device: torch.device
 ) -> list[MeasuredPoint]:
     """Calibrate every subnet of the front and measure it on the test images, which the search never saw.
 
@@ -118,8 +118,29 @@ def measure_front(
     test = load_batches(parts.data.test_loader(), device)
     measured = []
     parts.supernet.eval()
-    for point in sorted(result.points, key=lambda p: (-p.accuracy, sorted(p.costs.items()))):
-        statistics = calibrate(parts.supernet.view(point.config), measure.calibration)
+    for point in sorted(points, key=lambda p: (-p.accuracy, sorted(p.costs.items()))):
+        statistics = calibrate(parts.supernet.view(point.config), calibration)
         value = accuracy(parts.supernet.view(point.config, statistics or None), test)
         measured.append(MeasuredPoint(point, value, statistics))
     return measured
+
+
+def anytime_model(parts: Parts, points: Sequence[FrontPoint]) -> AnytimeModel:
+    """Make the anytime model of a trained run and a front that somebody else searched; measures the test accuracy."""
+    device = next(parts.supernet.parameters()).device
+    loader = parts.data.calibration_loader(parts.spec.training.calibration_images)
+    measured = measure_front(parts, points, [images for images, _ in load_batches(loader, device)], device)
+    return AnytimeModel.from_supernet(parts.supernet.cpu(), [point.entry for point in measured], information(parts))
+
+
+def information(parts: Parts) -> dict[str, Any]:
+    """Return what the user of the anytime model needs to feed and read it."""
+    data = parts.data
+    return {
+        "backbone": parts.spec.backbone.name,
+        "class_names": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "latency_target": parts.spec.constraints.target,
+        "tips-nni": __version__,
+    }

@@ -45,7 +45,7 @@ def check(path: str, overrides: Sequence[str] = ()) -> None:
     Raises:
         TipsError: the file is not valid, or the run it describes cannot start.
     """
-    kind = _kind(Path(path))
+    kind = kind_of_file(Path(path))
     if kind == "space":
         space = load_space(str(Path(path).absolute()))
         print(f"{path}: a valid search space for {', '.join(space.matches)}")
@@ -60,12 +60,17 @@ def check(path: str, overrides: Sequence[str] = ()) -> None:
         print(f"{path}: a valid run of {spec.backbone.name} with {space_size:.3g} subnets; output {spec.output}")
 
 
-def _kind(path: Path) -> str:
-    """Tell by its keys what a file describes; what is unclear counts as a run spec."""
+def kind_of_file(path: Path) -> str:
+    """Tell by its keys what a file describes: ``space``, ``strategy``, ``experiment`` (NNI's) or ``run``.
+
+    What is unclear counts as a run spec.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return "run"  # its loader gives the error, with the line
     if isinstance(data, dict) and "family" in data:
         return "space"
+    if isinstance(data, dict) and ("trialCommand" in data or "tuner" in data):
+        return "experiment"
     return "strategy" if isinstance(data, dict) and "policy" in data else "run"

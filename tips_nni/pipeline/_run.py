@@ -21,10 +21,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tips_nni import __version__
-from tips_nni.core import check_feasible
+from tips_nni.core import check_feasible, write_csv, write_json
 from tips_nni.elastic import AnytimeModel, Supernet, example_images, export_onnx
-from tips_nni.pipeline._files import ANYTIME_MODEL, claim, write_csv, write_json
-from tips_nni.pipeline._front import MeasuredPoint, Measurements, measure_front, objectives, point_row, search
+from tips_nni.pipeline._files import ANYTIME_MODEL, ARCHITECTURE, claim
+from tips_nni.pipeline._front import (
+    MeasuredPoint,
+    Measurements,
+    information,
+    measure_front,
+    objectives,
+    point_row,
+    search,
+)
 from tips_nni.pipeline._prepare import Parts, prepare
 from tips_nni.report import front_table, write_report
 from tips_nni.specs import RunSpec
@@ -62,7 +70,7 @@ def run(
         before = parts.policy.explain().to_json()
     folder = claim(spec, resume=resume, overwrite=overwrite)
     _introduce(console, parts)
-    write_json(folder / "space.json", parts.supernet.space.to_json())
+    write_json(folder / ARCHITECTURE, parts.supernet.architecture.to_json())
     with _timed("train", seconds):
         summary = train(
             parts.supernet,
@@ -84,10 +92,10 @@ def run(
         with _progress(console, "search") as report_progress:
             result = search(parts, measure, report_progress)
     with _timed("measure", seconds):
-        front = measure_front(parts, result, measure, device)
+        front = measure_front(parts, result.points, measure.calibration, device)
     with _timed("export", seconds):
         facts = _facts(parts, front, result.hypervolume, seconds, source)
-        model = AnytimeModel.from_supernet(parts.supernet.cpu(), [point.entry for point in front], _information(parts))
+        model = AnytimeModel.from_supernet(parts.supernet.cpu(), [point.entry for point in front], information(parts))
         model.save(folder / ANYTIME_MODEL)
         exports = _export(model, spec.export.onnx, folder / "onnx")
     facts["onnx"] = exports
@@ -184,19 +192,6 @@ def _export(model: AnytimeModel, count: int, folder: Path) -> list[dict[str, Any
         difference = export_onnx(model.extract(row), example_images(model, row, 2), folder / name)
         exports.append({"file": name, "row": row, "difference": difference})
     return exports
-
-
-def _information(parts: Parts) -> dict[str, Any]:
-    """Return what the user of the anytime model needs to feed and read it."""
-    data = parts.data
-    return {
-        "backbone": parts.spec.backbone.name,
-        "class_names": list(data.class_names),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "latency_target": parts.spec.constraints.target,
-        "tips-nni": __version__,
-    }
 
 
 def _facts(

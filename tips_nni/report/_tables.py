@@ -11,9 +11,15 @@ Row = Mapping[str, Any]
 
 
 def front_table(front: Sequence[Row], target: str, limit: int = 20) -> Table:
-    """Return the front as a table, cheapest first; more than `limit` rows are thinned out evenly."""
-    table = Table(title="the front", caption="accuracy on test images; the subnets were chosen on validation images")
-    table.add_column("test", justify="right")
+    """Return the front as a table, cheapest first; more than `limit` rows are thinned out evenly.
+
+    Test accuracies are a column where all rows have them.
+    """
+    tested = all("test_accuracy" in row for row in front)
+    caption = "accuracy on test images; the subnets were chosen on validation images" if tested else None
+    table = Table(title="the front", caption=caption)
+    if tested:
+        table.add_column("test", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("MFLOPs", justify="right")
     table.add_column("parameters", justify="right")
@@ -25,7 +31,7 @@ def front_table(front: Sequence[Row], target: str, limit: int = 20) -> Table:
     for row in rows:
         latency = f"{row['latency_ms']:.3g}" if "latency_ms" in row else "–"
         table.add_row(
-            f"{row['test_accuracy']:.1%}",
+            *([f"{row['test_accuracy']:.1%}"] if tested else []),
             f"{row['validation_accuracy']:.1%}",
             f"{row['mflops']:.3g}",
             f"{row['params_m'] * 1e6:,.0f}",

@@ -91,3 +91,22 @@ def check_resumable(path: Path, module: SupernetModule) -> None:
             f"{path} was trained with {name} = {before.get(name)!r}, now it is {now.get(name)!r}; put it back to "
             f"resume, or {_REMEDY}"
         )
+
+
+def load_weights(supernet: Supernet, folder: Path) -> None:
+    """Give `supernet` the weights of the last checkpoint in a run folder.
+
+    Raises:
+        TipsError: there is no checkpoint, it cannot be read, or it is of another network.
+    """
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        raise TipsError(f"there is no trained supernet at {checkpoint}; train it first: tips-nni run SPEC")
+    prefix = "supernet.backbone."
+    stored = read_checkpoint(checkpoint)["state_dict"]
+    weights = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+    try:
+        supernet.backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise TipsError(f"{checkpoint} is of another network ({reason}); use the run of this backbone") from error

@@ -103,7 +103,7 @@ def train(
         check_resumable(checkpoint, module)
     recorder = _Recorder(data, folder, checkpoint)
     callbacks: list[pl.Callback] = [recorder] if quiet else [_Bar(), recorder]
-    with _quiet_lightning():
+    with quiet_lightning():
         try:
             trainer = pl.Trainer(
                 accelerator=training.accelerator,
@@ -140,7 +140,7 @@ def train(
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertisements away; its warnings about real trouble stay."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

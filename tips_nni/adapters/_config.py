@@ -1,0 +1,110 @@
+"""`tips-nni nni-config`: the files of an NNI experiment over the subnets of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tips_nni.adapters._task import ARCHITECTURE, RUN_SPEC, nni_search_space
+from tips_nni.core import TipsError, check_feasible, write_text
+from tips_nni.pipeline import prepare
+from tips_nni.specs import RunSpec
+
+Platform = Literal["local", "remote"]
+_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+_HEADER = """\
+# Written by tips-nni nni-config; edit it freely.
+#
+#     tips-nni register                      once: makes NNI know the tuner TIPS
+#     tips-nni check {config}
+#     nnictl create --config {config}
+#     tips-nni nni-front latest --wait       the front, when it is done
+#
+# Further keys of classArgs: strategy, constraints, objective, population, mutation (by default the run's own).
+# Without registration, write instead of `name: TIPS`:
+#     className: tips_nni.adapters.TIPSTuner
+#     codeDirectory: .
+"""
+
+
+def write_experiment(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    train: bool = False,
+    platform: Platform = "local",
+    trials: int = 32,
+    concurrency: int = 2,
+) -> Path:
+    """Write ``config.yaml``, ``search_space.json``, ``architecture.json`` and ``run.yaml`` and return the config.
+
+    The folder is the trials' code directory. For other machines than this one it also gets a copy of the trained
+    supernet, for NNI uploads that folder and nothing else.
+
+    Args:
+        spec: the run.
+        folder: to write to.
+        train: trials train their subnet alone, instead of measuring it in the run's trained supernet.
+        platform: NNI's training service.
+        trials: subnets to measure.
+        concurrency: trials at once.
+
+    Raises:
+        TipsError: the run is not right, no subnet keeps its constraints, or the supernet is needed and not trained.
+    """
+    parts = prepare(spec)
+    check_feasible(parts.supernet.space, parts.costs, spec.constraints.bounds)
+    run = Path(spec.output)
+    arguments = ["--train"] if train else []
+    if not train and platform == "local":
+        arguments = ["--weights", os.path.relpath(run, folder)]
+    if not train and platform != "local":
+        _copy(run / _CHECKPOINT, folder / _CHECKPOINT)
+    python = sys.executable if platform == "local" else "python3"
+    command = shlex.join([python, "-m", "tips_nni.cli", "nni-trial", ".", *arguments])
+    write_text(folder / RUN_SPEC, spec.to_yaml())
+    write_text(folder / ARCHITECTURE, json.dumps(parts.supernet.architecture.to_json()) + "\n")
+    write_text(folder / "search_space.json", json.dumps(nni_search_space(parts.supernet.space), indent=2) + "\n")
+    config = {
+        "experimentName": f"{spec.backbone.name}, strategy {spec.strategy}",
+        "searchSpaceFile": "search_space.json",
+        "trialCommand": command,
+        "trialCodeDirectory": ".",
+        "trialConcurrency": concurrency,
+        "maxTrialNumber": trials,
+        "tuner": {"name": "TIPS", "classArgs": {"run": ".", "seed": spec.seed}},
+        "trainingService": _service(platform),
+    }
+    path = folder / "config.yaml"
+    write_text(path, _HEADER.format(config=path) + yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _service(platform: Platform) -> dict[str, Any]:
+    """Return NNI's training service; what only the user knows is marked."""
+    if platform == "local":
+        return {"platform": "local"}
+    machine = {"host": "CHANGE-ME", "user": "CHANGE-ME", "sshKeyFile": "~/.ssh/id_rsa", "pythonPath": "CHANGE-ME/bin"}
+    return {"platform": "remote", "reuseMode": False, "machineList": [machine]}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the supernet's checkpoint by way of a temporary file."""
+    if not source.is_file():
+        raise TipsError(
+            f"there is no trained supernet at {source}; train it first with `tips-nni run SPEC`, or add --train"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
