@@ -17,7 +17,7 @@ from tips_nni.core import Policy, SubnetConfig, TipsError, make_policy
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec
 from tips_nni.training import SupernetModule, gradient_norms
-from tips_nni.training._fit import _quiet_lightning
+from tips_nni.training._trainer import quiet_lightning
 
 
 class Catch(pl.Callback):
@@ -37,7 +37,7 @@ def make_module(supernet: Supernet, policy: Policy | None = None, sampling: Samp
 def step(module: SupernetModule, batches: Sequence[tuple[Tensor, Tensor]], folder: Path) -> dict[str, Tensor]:
     """Train on the batches with Lightning; return the gradients of the last step."""
     catch = Catch()
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="cpu",
             max_steps=len(batches),

@@ -28,7 +28,7 @@ from tips_nni.pipeline._front import MeasuredPoint, Measurements, measure_front,
 from tips_nni.pipeline._prepare import Parts, prepare
 from tips_nni.report import front_table, write_report
 from tips_nni.specs import RunSpec
-from tips_nni.training import train
+from tips_nni.training import process_rank, train
 
 
 def run(
@@ -40,6 +40,9 @@ def run(
     source: str | None = None,
 ) -> Path:
     """Carry out a run spec and return its folder.
+
+    With several devices every process trains (see `tips_nni.training.train`). The first one alone writes, prints and
+    goes on; the others return after the training, when the folder is not complete yet.
 
     The folder ends with ``anytime.safetensors``, ``onnx/``, ``front.csv``, ``front.json``, ``evaluated.csv``,
     ``training.csv``, ``explain.json``, ``run.json`` and ``report.html``.
@@ -54,15 +57,18 @@ def run(
     Raises:
         TipsError: wrong input; see the message.
     """
-    console = Console(quiet=quiet, highlight=False)
+    rank = process_rank(spec.training)
+    console = Console(quiet=quiet or rank > 0, highlight=False)
     seconds: dict[str, float] = {}
     with _timed("prepare", seconds):
         parts = prepare(spec)
         check_feasible(parts.supernet.space, parts.costs, spec.constraints.bounds)
         before = parts.policy.explain().to_json()
-    folder = claim(spec, resume=resume, overwrite=overwrite)
-    _introduce(console, parts)
-    write_json(folder / "space.json", parts.supernet.space.to_json())
+    folder = Path(spec.output)
+    if rank == 0:
+        claim(spec, resume=resume, overwrite=overwrite)
+        _introduce(console, parts)
+        write_json(folder / "space.json", parts.supernet.space.to_json())
     with _timed("train", seconds):
         summary = train(
             parts.supernet,
@@ -76,6 +82,8 @@ def run(
             quiet=quiet,
             flops=parts.table.flops,
         )
+    if rank > 0:
+        return folder
     write_json(folder / "explain.json", [before, parts.policy.explain().to_json()])
     device = summary.device
     parts.supernet.to(device).eval()
