@@ -1,11 +1,12 @@
 """Several processes train as one does: real ones, started by Lightning from the command line.
 
-Run as a program, ``python test_ddp.py TROUBLE SPEC ...``, it is ``tips-nni run SPEC ...`` with a trouble:
+Run as a program, ``python test_ddp.py TROUBLES SPEC ...``, it is ``tips-nni run SPEC ...`` with a trouble in the second
+epoch, once for each of them:
 
 - ``none``;
 - ``nan``: one process alone meets a loss that is not a number;
-- ``interrupt``: Ctrl-C in the second epoch;
-- ``killed``: one process is killed in the second epoch.
+- ``interrupt``: Ctrl-C;
+- ``killed``: one process is killed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -38,9 +40,10 @@ STRATEGY = """\
 name: gradients
 policy: {name: path_importance, edge_weight: gradient, refresh: 3}
 """
+# Its activations are smooth: rounding differs with the number of processes, and a ReLU near zero can amplify that.
 SPEC = """\
-backbone: {name: test_resnet}
-space: resnet
+backbone: {name: test_efficientnet}
+space: efficientnet
 strategy: ./strategy.yaml
 data: {kind: digits, image_size: 16, batch_size: 64, limit: 256}
 training: {epochs: 3, lr: 0.05, mixup: 0.2, clip_grad: 1.0, warmup_epochs: 1, label_smoothing: 0.1, accelerator: cpu}
@@ -59,12 +62,12 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(
-    spec: Path, folder: Path, *arguments: str, trouble: str = "none", env: dict[str, str] | None = None
+    spec: Path, folder: Path, *arguments: str, troubles: str = "none", env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """Start a run of a spec on two devices, in a process group of its own."""
     settings = ["--set", "training.devices=2", "--set", f"output={folder}"]
     return subprocess.Popen(
-        [sys.executable, __file__, trouble, str(spec), *settings, *arguments],
+        [sys.executable, __file__, troubles, str(spec), *settings, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,15 +87,13 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def pair(spec: Path, folder: Path, trouble: str) -> list[tuple[int, str, str]]:
+def pair(spec: Path, folder: Path, troubles: str) -> list[tuple[int, str, str]]:
     """Run both processes as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        start(spec, folder, trouble=trouble, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
-    ]
+    processes = [start(spec, folder, "--overwrite", troubles=troubles, env={**common, "LOCAL_RANK": r}) for r in "01"]
     return [end(process) for process in processes]
 
 
@@ -112,12 +113,19 @@ def history(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
+def numbers(data: Any) -> list[float]:
+    """Return all numbers of nested lists and mappings, in order."""
+    if isinstance(data, dict | list):
+        return [x for part in (data.values() if isinstance(data, dict) else data) for x in numbers(part)]
+    return [float(data)]
+
+
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(spec: Path, tmp_path: Path) -> None:
     """Ctrl-C and going on are on the way."""
     torch.set_num_threads(1)
     one, two = tmp_path / "one", tmp_path / "two"
-    code, out, err = end(start(spec, two, trouble="interrupt"))
+    code, out, err = end(start(spec, two, troubles="interrupt"))
     assert (code, out, err) == (130, "", "tips-nni: stopped; add --resume to the same command to go on\n")
     assert len(history(two)) == 1
     process = start(spec, two, "--resume")
@@ -134,32 +142,23 @@ def test_two_processes_end_where_one_does(spec: Path, tmp_path: Path) -> None:
     assert apart[worst] <= 1e-4, worst
     for row, other in zip(history(one), history(two), strict=True):
         assert other == pytest.approx(row, rel=1e-5)
-    policies = [json.loads(content["tips_nni"]["policy"]) for content in (a, b)]
-    gradients = [policy.pop("gradients") for policy in policies]
-    assert policies[0] == policies[1]
-    assert policies[0]["refreshes"] == 4
-    assert gradients[1] == pytest.approx(gradients[0], rel=1e-4)
+    policy, same = (json.loads(content["tips_nni"]["policy"]) for content in (a, b))
+    assert (policy["recent"], policy["refreshes"]) == (same["recent"], 4)
+    assert set(policy) == set(same)
+    for key in ("gradients", "importances"):
+        np.testing.assert_allclose(numbers(same[key]), numbers(policy[key]), rtol=1e-4, err_msg=key)
     assert a["tips_nni"]["rng"] == b["tips_nni"]["rng"]
     assert sorted(p.relative_to(one) for p in one.rglob("*")) == sorted(p.relative_to(two) for p in two.rglob("*"))
 
 
 @pytest.mark.slow
-def test_one_process_alone_meets_a_loss_that_is_no_number(spec: Path, tmp_path: Path) -> None:
-    (code, out, err), other = pair(spec, tmp_path, trouble="nan")
-    assert (code, out) == (2, "")
-    assert err.startswith("tips-nni: the loss is nan at step 5 with learning rate")
-    assert err.count("\n") == 1
-    assert other == (0, "", "")
-    assert len(history(tmp_path)) == 1
-
-
-@pytest.mark.slow
-def test_one_process_is_killed(spec: Path, tmp_path: Path) -> None:
-    (code, out, err), other = pair(spec, tmp_path, trouble="killed")
-    assert (code, out) == (2, "")
-    assert err.startswith("tips-nni: another process of the training ended")
-    assert err.count("\n") == 1
-    assert other == (-signal.SIGKILL, "", "")
+def test_one_process_alone_is_in_trouble(spec: Path, tmp_path: Path) -> None:
+    (code, out, err), other = pair(spec, tmp_path, "nan,killed")
+    assert (code, out) == (2, "nan 2\n")
+    nan, killed = err.splitlines()
+    assert nan.startswith("tips-nni: the loss is nan at step 5 with learning rate")
+    assert killed.startswith("tips-nni: another process of the training ended, its own message says why")
+    assert other == (-signal.SIGKILL, "nan 0\n", "")
     assert len(history(tmp_path)) == 1
 
 
@@ -225,8 +224,8 @@ def test_batchnorm_of_one_process_is_torch_s(shape: tuple[int, ...], dtype: torc
         torch.testing.assert_close(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
-def _meet(trouble: str) -> None:
-    """Let the second epoch meet a trouble."""
+def _with_trouble(trouble: str) -> Any:
+    """Return `SupernetModule._accumulate` with a trouble in the second epoch."""
     accumulate = SupernetModule._accumulate
 
     def troubled(self: SupernetModule, *arguments: Any) -> torch.Tensor:
@@ -239,9 +238,22 @@ def _meet(trouble: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return loss * math.nan if trouble == "nan" and self.global_rank == 1 else loss
 
-    SupernetModule._accumulate = troubled  # type: ignore[method-assign]
+    return troubled
+
+
+def _ends_with(arguments: list[str]) -> int | str | None:
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
 
 
 if __name__ == "__main__":
-    _meet(sys.argv[1])
-    sys.exit(main(["run", *sys.argv[2:], "--quiet"]))
+    troubles = sys.argv[1].split(",")
+    for trouble in troubles:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SupernetModule, "_accumulate", _with_trouble(trouble))
+            code = _ends_with(["run", *sys.argv[2:], "--quiet"])
+        if trouble is not troubles[-1]:
+            print(trouble, code, flush=True)
+    sys.exit(code)

@@ -128,12 +128,12 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     threads = torch.get_num_threads()
     try:
         yield
-        if trainer.world_size > 1:
-            dist.destroy_process_group()
+        _leave()
     except SystemExit:
         # Lightning turns Ctrl-C into an exit with code 1.
         raise KeyboardInterrupt from None
     except DivergedError:
+        _leave()
         if trainer.is_global_zero:
             raise
         raise SystemExit(0) from None
@@ -154,6 +154,12 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
         torch.set_num_threads(threads)  # Lightning shares the cores among the processes; now this one goes on alone
         if trainer.state.status == pl.trainer.states.TrainerStatus.INTERRUPTED:
             _end_children(trainer)
+
+
+def _leave() -> None:
+    """Take leave of the other processes, which do it too."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _end_children(trainer: pl.Trainer) -> None:
