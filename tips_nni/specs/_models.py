@@ -58,7 +58,7 @@ class DataSpec(Spec):
     validation: Share = Field(0.15, description="share of the training images kept for the search")
     augment: Literal["none", "light", "standard"] = Field("light", description="augmentation of the training images")
     flip: bool | None = Field(None, description="mirror training images; null: colour images only")
-    workers: int = Field(0, ge=0, le=256, description="processes that load images")
+    workers: int = Field(0, ge=0, le=256, description="processes that load images, for each device")
     download: bool = Field(False, description="let torchvision download the data set")
     limit: int | None = Field(None, ge=2, description="use at most that many training images, drawn with the seed")
 

@@ -104,6 +104,7 @@ def train(
     resumed = resume and checkpoint.is_file()
     if resumed:
         check_resumable(checkpoint, module)
+    module.configure_optimizers()  # says now what is wrong with them, before other processes start
     recorder = _Recorder(data, folder, checkpoint)
     with quiet_lightning():
         trainer = make_trainer(training, folder, [recorder] if quiet else [_Bar(), recorder])
