@@ -128,12 +128,12 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     threads = torch.get_num_threads()
     try:
         yield
-        _leave()
+        _leave(trainer)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit with code 1.
         raise KeyboardInterrupt from None
     except DivergedError:
-        _leave()
+        _leave(trainer)
         if trainer.is_global_zero:
             raise
         raise SystemExit(0) from None
@@ -156,9 +156,9 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
             _end_children(trainer)
 
 
-def _leave() -> None:
+def _leave(trainer: pl.Trainer) -> None:
     """Take leave of the other processes, which do it too."""
-    if dist.is_available() and dist.is_initialized():
+    if trainer.world_size > 1 and dist.is_initialized():
         dist.destroy_process_group()
 
 
