@@ -1,10 +1,11 @@
-# The two commands of the README: `make demo` and `make test`.
+# The commands of the README: `make demo`, `make demo-nni` and `make test`.
 PYTHON ?= python3
+PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint setup clean
+.PHONY: demo demo-nni test lint setup clean
 
 setup: $(STAMP)
 
@@ -17,6 +18,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/tips-nni run examples/digits/run.yaml
+
+# An NNI experiment over the subnets of the demo: the page is at http://localhost:$(PORT) while it runs.
+demo-nni: export PATH := $(CURDIR)/$(BIN):$(PATH)
+demo-nni: $(STAMP)
+	test -f runs/digits/anytime.safetensors -a -f runs/digits/architecture.json || tips-nni run examples/digits/run.yaml --resume
+	tips-nni register
+	tips-nni check examples/nni/config.yaml
+	nnictl create --config examples/nni/config.yaml --port $(PORT)
+	tips-nni nni-front latest --wait --run runs/digits --model runs/digits/nni.safetensors; \
+	  status=$$?; nnictl stop --port $(PORT); exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -103,14 +103,27 @@ class Nnictl:
         assert status is None or done.returncode == status, output
         return output
 
+    @staticmethod
+    def free_port() -> int:
+        """Return a port that is free, and the next one too: some training services take it."""
+        while True:
+            with socket.socket() as first, socket.socket() as second:
+                first.bind(("127.0.0.1", 0))
+                port = int(first.getsockname()[1])
+                try:
+                    second.bind(("127.0.0.1", port + 1))
+                except OSError:
+                    continue
+                return port
+
     def create(self, config: Path, command: str = "create --config") -> str:
         """Start an experiment and return its id."""
-        self.port = free_port()
+        self.port = self.free_port()
         self(f"nnictl {command} {config} --port {self.port}")
         return str(self.profile()["id"])
 
     def resume(self, experiment: str) -> None:
-        self.port = free_port()
+        self.port = self.free_port()
         self(f"nnictl resume {experiment} --port {self.port}")
 
     def rest(self, path: str) -> Any:
@@ -145,7 +158,7 @@ class Nnictl:
         """End what the commands started, whatever became of it."""
         for process in psutil.process_iter(["pid", "environ"]):
             environment = process.info["environ"] or {}
-            if environment.get("HOME") == str(self.home) and process.pid != os.getpid():
+            if environment.get("HOME", "").startswith(str(self.home)) and process.pid != os.getpid():
                 process.send_signal(signal.SIGKILL)
 
 
@@ -158,16 +171,3 @@ def nnictl(tmp_path: Path) -> Iterator[Nnictl]:
         yield control
     finally:
         control.stop_everything()
-
-
-def free_port() -> int:
-    """Return a port that is free, and the next one too: some training services take it."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port

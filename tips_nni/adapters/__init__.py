@@ -13,6 +13,7 @@ _PLACES = {
     "check_experiment": "_check",
     "code_of": "_task",
     "find_experiment": "_results",
+    "machine_paths": "_config",
     "read_results": "_results",
     "register": "_register",
     "run_trial": "_trial",

@@ -15,7 +15,7 @@ import yaml
 from tips_nni.adapters._task import ARCHITECTURE, RUN_SPEC, nni_search_space
 from tips_nni.core import TipsError, check_feasible, write_text
 from tips_nni.pipeline import prepare
-from tips_nni.specs import RunSpec
+from tips_nni.specs import RunSpec, is_path
 
 Platform = Literal["local", "remote"]
 _CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -45,8 +45,8 @@ def write_experiment(
 ) -> Path:
     """Write ``config.yaml``, ``search_space.json``, ``architecture.json`` and ``run.yaml`` and return the config.
 
-    The folder is the trials' code directory. For other machines than this one it also gets a copy of the trained
-    supernet, for NNI uploads that folder and nothing else.
+    The folder is the trials' code directory. A search space or strategy of one's own is copied into it, and for other
+    machines than this one the trained supernet too: NNI uploads that folder and nothing else.
 
     Args:
         spec: the run.
@@ -69,7 +69,7 @@ def write_experiment(
         _copy(run / _CHECKPOINT, folder / _CHECKPOINT)
     python = sys.executable if platform == "local" else "python3"
     command = shlex.join([python, "-m", "tips_nni.cli", "nni-trial", ".", *arguments])
-    write_text(folder / RUN_SPEC, spec.to_yaml())
+    write_text(folder / RUN_SPEC, _self_contained(spec, folder).to_yaml())
     write_text(folder / ARCHITECTURE, json.dumps(parts.supernet.architecture.to_json()) + "\n")
     write_text(folder / "search_space.json", json.dumps(nni_search_space(parts.supernet.space), indent=2) + "\n")
     config = {
@@ -85,6 +85,22 @@ def write_experiment(
     path = folder / "config.yaml"
     write_text(path, _HEADER.format(config=path) + yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     return path
+
+
+def machine_paths(spec: RunSpec) -> list[str]:
+    """Return the paths in a run that must also be there on other machines."""
+    named = {"data.path": spec.data.path, "backbone.checkpoint_path": spec.backbone.checkpoint_path}
+    return [f"{key} = {path}" for key, path in named.items() if path is not None]
+
+
+def _self_contained(spec: RunSpec, folder: Path) -> RunSpec:
+    """Copy the run's own YAML files into the folder and return the run with their new names."""
+    names = {}
+    for key, value in (("space", spec.space), ("strategy", spec.strategy)):
+        if value is not None and is_path(value):
+            write_text(folder / f"{key}.yaml", Path(value).read_text(encoding="utf-8"))
+            names[key] = f"./{key}.yaml"
+    return spec.model_copy(update=names)
 
 
 def _service(platform: Platform) -> dict[str, Any]:

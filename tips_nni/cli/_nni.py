@@ -92,7 +92,7 @@ def _unregister(_arguments: argparse.Namespace) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> None:
-    from tips_nni.adapters import write_experiment
+    from tips_nni.adapters import machine_paths, write_experiment
     from tips_nni.specs import load_run
 
     for name in ("trials", "concurrency"):
@@ -111,6 +111,10 @@ def _config(arguments: argparse.Namespace) -> None:
     print(f"experiment     {config}")
     if not arguments.train and not (Path(spec.output) / "checkpoints" / "last.ckpt").is_file():
         print(f"note           the supernet is not trained yet: tips-nni run {arguments.spec}")
+    if arguments.platform == "remote":
+        print(f"note           fill in machineList in {config}; every machine needs tips-nni and the same Python path")
+        for place in machine_paths(spec):
+            print(f"note           {place} must be there on every machine")
     print(f"next           tips-nni register && nnictl create --config {config}")
 
 
