@@ -19,12 +19,13 @@ def check_experiment(path: Path) -> str:
     Raises:
         TipsError: something is wrong.
     """
-    from nni.experiment.config import ExperimentConfig
+    from nni.experiment.config import ExperimentConfig, utils
     from nni.tools.package_utils import get_algo_meta
 
     try:
         config = ExperimentConfig.load(path).canonical_copy()
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError) as error:
+        utils.unset_base_path()  # NNI leaves it set where it fails, and then refuses the next file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TipsError(f"{path}: NNI refuses it: {reason}") from None
     tuner = config.tuner
