@@ -56,8 +56,8 @@ def make_space(space_file: Path) -> Callable[..., TimmSpace]:
 
     def make(seed: int = 0, **arguments: Any) -> TimmSpace:
         torch.manual_seed(seed)
-        given = {"image_size": 16, "in_chans": 1, "num_classes": 10, **arguments}
-        return timm_space("test_resnet", space_file, **given)
+        given = {"space": space_file, "image_size": 16, "in_chans": 1, "num_classes": 10, **arguments}
+        return timm_space("test_resnet", **given)
 
     return make
 
@@ -100,6 +100,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., NasExperiment]]:
         engine: str | None = None,
         model_format: str | None = None,
         experiment_id: str | None = None,
+        failing: bool = False,
         **config: Any,
     ) -> NasExperiment:
         made = None
@@ -108,6 +109,8 @@ def run(tmp_path: Path) -> Iterator[Callable[..., NasExperiment]]:
         experiment = NasExperiment(space, evaluator, strategy, config=made, id=experiment_id)
         experiment.config.experiment_working_directory = tmp_path / "nni"
         experiment.config.max_trial_number = trials
+        if failing:
+            experiment.config.execution_engine.continue_on_failure = True
         for key, value in config.items():
             setattr(experiment.config, key, value)
         started.append(experiment)
