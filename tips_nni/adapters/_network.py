@@ -62,11 +62,11 @@ class Network(ABC):
 class ModuleCost(CostModel):
     """A cost that a function of the subnet's module tells; each subnet is asked about once."""
 
-    unit = ""
     tabulated = False
 
-    def __init__(self, name: str, network: Network, function: Callable[[nn.Module], float]) -> None:
+    def __init__(self, name: str, network: Network, function: Callable[[nn.Module], float], unit: str = "") -> None:
         self.name = name
+        self.unit = unit
         self._network = network
         self._function = function
         self._known: dict[tuple[int, ...], float] = {}

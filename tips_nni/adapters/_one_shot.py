@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tips_nni.adapters import _patches
+from tips_nni.adapters._foreign import ForeignNetwork
 from tips_nni.adapters._loaders import first, train_batches, validation_batches
 from tips_nni.adapters._network import ModuleCost, Network, TimmNetwork
 from tips_nni.adapters._sandwich import SandwichModule
@@ -132,22 +133,25 @@ class TIPS(RandomOneShot):
         """Name the strategy (for NNI's logs)."""
         return f"strategy={self.spec.name!r}, objective={self.objective!r}, constraints={self.constraints}"
 
-    def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        """Wrap the evaluator; the supernet has been made before (called by NNI)."""
-        if self.objective not in self.network.costs:
-            raise unknown("objective", self.objective, self.network.costs)
-        check_feasible(self.network.space, self.network.costs, self.constraints)
-        return super().mutate_evaluator(evaluator)
-
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet, in place (called by NNI)."""
-        model = super().mutate_model(model)
-        if isinstance(model, TimmSpace):
-            self._network = TimmNetwork(model)
-        network = self.network
+        self._module = super().mutate_model(model)
+        return self._module
+
+    def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
+        """Wrap the evaluator of the model that has been mutated before (called by NNI).
+
+        Raises:
+            TipsError: an unknown objective or constraint, or a model space that cannot be traced.
+            InfeasibleError: no subnet keeps the constraints.
+        """
+        self._network = network = _network_of(self._module, evaluator, self.seed)
         told = {name: ModuleCost(name, network, function) for name, function in self.measures.items()}
         network.costs = {**network.costs, **told}
-        return model
+        if self.objective not in network.costs:
+            raise unknown("objective", self.objective, network.costs)
+        check_feasible(network.space, network.costs, self.constraints)
+        return super().mutate_evaluator(evaluator)
 
     def configure_oneshot_module(self, training_module: LightningModule) -> SandwichModule:
         """Make the Lightning module of the training (called by NNI).
@@ -212,3 +216,14 @@ class TIPS(RandomOneShot):
         points = sorted(self.result.points, key=lambda p: -p.accuracy) if sort else list(self.result.points)
         for point in points[:limit]:
             yield FrontModel(self.network, point, self._statistics[point.config])
+
+
+def _network_of(module: ModelSpace, evaluator: Any, seed: int) -> Network:
+    """Return the supernet behind a mutated model space."""
+    if isinstance(module, TimmSpace):
+        return TimmNetwork(module)
+    if evaluator.datamodule is not None:
+        evaluator.datamodule.prepare_data()
+        evaluator.datamodule.setup("fit")
+    images, _ = next(train_batches(evaluator, seed))
+    return ForeignNetwork(module, images[:2])
