@@ -5,21 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.adapters._labels import Labels
+from tips_nni.adapters._model_costs import multiply_adds
 from tips_nni.adapters._model_graph import path_graph
 from tips_nni.adapters._network import ModuleCost, Network
+from tips_nni.adapters._observe import Observations
 from tips_nni.adapters._space import Sample
 from tips_nni.adapters._trace import Trace, trace_forward
-from tips_nni.core import Codes, CostModel, SearchSpace, SubnetConfig
+from tips_nni.core import SubnetConfig
 from tips_nni.elastic import Statistics
 
 
@@ -39,31 +40,38 @@ class ForeignNetwork(Network):
 
     def __init__(self, module: ModelSpace, images: Tensor) -> None:
         self.module = module
-        self._switches = [m for m in module.modules() if isinstance(m, BaseSuperNetModule)]
+        self._images = images
+        switches: list[Any] = [m for m in module.modules() if isinstance(m, BaseSuperNetModule)]
+        self._resample = [switch.resample for switch in switches]
         mutables = module.simplify()
-        unsorted = Labels.of(mutables)
-        self._labels = unsorted
-        macs = MultiplyAdds(unsorted, module, images[:1])
-        base = unsorted.space.encode(unsorted.space.largest)
-        ranks: dict[str, list[float]] = {}
-        for i, (dim, values) in enumerate(zip(unsorted.space.dims, unsorted.options, strict=True)):
-            codes = np.tile(base, (len(values), 1))
-            codes[:, i] = np.arange(len(values))
-            if dim.kind == "choice":
-                ranks[dim.name] = macs.evaluate(codes).tolist()
-        self._labels = Labels.of(mutables, ranks)
+        self._labels = Labels.of(mutables)
+        self._now = self._labels.space.largest
+        self._labels = Labels.of(mutables, self._ranks())
+        self._now = self._labels.space.largest
         self.space = self._labels.space
-        self._now = self.space.largest
-        self.costs = {
-            "mflops": MultiplyAdds(self._labels, module, images[:1]),
-            "params_m": ModuleCost("params_m", self, lambda m: sum(p.numel() for p in m.parameters()) / 1e6, "M"),
+        observed = Observations(self.space, self.trace)
+        self.structure = path_graph(observed)
+        mflops = multiply_adds(observed, self.trace, np.random.default_rng(0))
+        params = ModuleCost("params_m", self, lambda m: sum(p.numel() for p in m.parameters()) / 1e6, "M")
+        self.costs = {"mflops": mflops, "params_m": params}
+
+    def trace(self, config: SubnetConfig) -> Trace:
+        """Return what runs in a subnet."""
+        with self.choosing(config):
+            return trace_forward(self.module, self._images)
+
+    def _ranks(self) -> dict[str, list[float]]:
+        """Return the multiply-adds with every option of the labels that have no order of their own."""
+        space = self._labels.space
+        base = space.largest.as_dict()
+        return {
+            dim.name: [
+                sum(self.trace(space.config({**base, dim.name: choice})).multiply_adds.values())
+                for choice in dim.choices
+            ]
+            for dim in space.dims
+            if dim.kind == "choice"
         }
-
-        def trace(config: SubnetConfig) -> Trace:
-            with self.choosing(config):
-                return trace_forward(module, images)
-
-        self.structure = path_graph(self.space, trace)
 
     @contextmanager
     def choosing(self, config: SubnetConfig) -> Iterator[None]:
@@ -77,7 +85,9 @@ class ForeignNetwork(Network):
 
     def _choose(self, config: SubnetConfig) -> None:
         self._now = config
-        choose(self._switches, self._labels.sample(config))
+        sample = self._labels.sample(config)
+        for resample in self._resample:
+            resample(memo=sample)
 
     def sample(self, config: SubnetConfig) -> Sample:
         """See `Network`."""
@@ -100,7 +110,8 @@ class ForeignNetwork(Network):
         # NNI shares the weights of plain candidates between a frozen module and the supernet, and makes the others on
         # the CPU.
         device = next(self.module.parameters()).device
-        frozen = copy.deepcopy(self.module.freeze(self._labels.sample(config))).to(device)
+        space: Any = self.module
+        frozen: nn.Module = copy.deepcopy(space.freeze(self._labels.sample(config))).to(device)
         if statistics:
             buffers = dict(frozen.named_buffers())
             for name, tensor in statistics.items():
@@ -110,36 +121,3 @@ class ForeignNetwork(Network):
     def extract(self, config: SubnetConfig, statistics: Statistics | None = None) -> nn.Module:
         """See `Network`."""
         return self.view(config, statistics).eval()
-
-
-class MultiplyAdds(CostModel):
-    """Multiply-adds of a subnet in millions, counted as it runs without data; each subnet is counted once."""
-
-    name = "mflops"
-    unit = "M"
-    tabulated = False
-
-    def __init__(self, labels: Labels, module: nn.Module, images: Tensor) -> None:
-        self._labels = labels
-        self._module = copy.deepcopy(module).to("meta").eval()
-        self._images = images.to("meta")
-        self._switches = [m for m in self._module.modules() if isinstance(m, BaseSuperNetModule)]
-        self._known: dict[tuple[int, ...], float] = {}
-
-    @torch.no_grad()
-    def evaluate(self, codes: Codes) -> NDArray[np.float64]:
-        """Return the multiply-adds of every subnet, shape (N,)."""
-        space: SearchSpace = self._labels.space
-        for code in map(tuple, codes.tolist()):
-            if code not in self._known:
-                choose(self._switches, self._labels.sample(space.decode(code)))
-                with FlopCounterMode(display=False) as counter:
-                    self._module(self._images)
-                self._known[code] = counter.get_total_flops() / 2 / len(self._images) / 1e6
-        return np.array([self._known[tuple(code)] for code in codes.tolist()])
-
-
-def choose(switches: list[BaseSuperNetModule], sample: Sample) -> None:
-    """Make the choices of a sample in NNI's supernet modules."""
-    for switch in switches:
-        switch.resample(memo=sample)

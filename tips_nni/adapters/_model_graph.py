@@ -1,8 +1,4 @@
-"""The path graph of a foreign model space, from forwards of its supernet under chosen samples.
-
-A base sample and, from it, every other option of every label show what depends on which choice. So that the
-alternatives meet every width and depth too, the samples that take the first option of every choice, the second, and so
-on are bases for the ordered labels; options that bring choices of their own (nested ones) are bases for these.
+"""The path graph of a foreign model space.
 
 An operation is a node, present for the options under which it ran; one whose channels a label scales is split into
 chunks. What comes out of a choice is a node as well, through which its alternatives meet what follows. A connection
@@ -12,71 +8,26 @@ that exists for some options only passes a node of its own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from tips_nni.adapters._observe import Observations, Presence, both
 from tips_nni.adapters._trace import INPUT, Trace
-from tips_nni.core import PathGraph, Requirement, SearchSpace, SubnetConfig, TipsError
+from tips_nni.core import PathGraph, Requirement
 
 OUTPUT = "output"
 _MOST_CHUNKS = 64
-#: label (a column of the code) -> the options under which something is present
-Presence = dict[int, frozenset[int]]
 
 
-def path_graph(space: SearchSpace, trace: Callable[[SubnetConfig], Trace]) -> PathGraph:
+def path_graph(observed: Observations) -> PathGraph:
     """Return the path graph of a space.
-
-    Args:
-        space: the labels.
-        trace: runs the supernet as a subnet.
 
     Raises:
         TipsError: the operations have no order that holds for all subnets.
     """
-    return _Builder(space, _observe(space, trace)).build()
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """The traces of one label's options, all else equal; None where an option was not tried."""
-
-    dim: int
-    traces: tuple[Trace, ...]
-
-
-def _observe(space: SearchSpace, trace: Callable[[SubnetConfig], Trace]) -> list[_Slice]:
-    """Return a slice for every label that matters anywhere."""
-    known: dict[tuple[int, ...], Trace] = {}
-
-    def run(code: tuple[int, ...]) -> Trace:
-        if code not in known:
-            known[code] = trace(space.decode(code))
-        return known[code]
-
-    base = tuple(space.encode(space.largest).tolist())
-    ordered = {dim.name for dim in space.dims if dim.kind != "choice"}
-    seen = set(run(base).labels)
-    queue = [(base, set(seen))]
-    for option in range(max((len(d.choices) for d in space.dims if d.kind == "choice"), default=0)):
-        shifted = [min(option, len(d.choices) - 1) if d.kind == "choice" else i for d, i in zip(space.dims, base, strict=True)]
-        queue.append((tuple(shifted), ordered))
-    slices = []
-    while queue:
-        start, labels = queue.pop(0)
-        matter = labels & run(start).labels
-        for dim, name in enumerate(space.names):
-            if name not in matter:
-                continue
-            codes = [(*start[:dim], option, *start[dim + 1 :]) for option in range(len(space.dims[dim].choices))]
-            slices.append(_Slice(dim, tuple(run(code) for code in codes)))
-            for code in codes:
-                if nested := run(code).labels - seen:
-                    seen |= nested
-                    queue.append((code, nested))
-    return slices or [_Slice(0, (run(base),))]
+    return _Builder(observed).build()
 
 
 @dataclass(frozen=True)
@@ -110,22 +61,24 @@ class _Part:
 
 
 class _Builder:
-    """Turns slices into a graph."""
+    """Turns observations into a graph."""
 
-    def __init__(self, space: SearchSpace, slices: list[_Slice]) -> None:
-        self._space = space
-        self._slices = slices
-        traces = [trace for piece in slices for trace in piece.traces]
+    def __init__(self, observed: Observations) -> None:
+        self._observed = observed
+        self._space = observed.space
+        traces = observed.traces()
         self._dense = set().union(*(trace.dense for trace in traces))
         self._weighted = set().union(*(trace.weighted for trace in traces))
-        self._channels: dict[str, int] = {}
-        for trace in traces:
-            for name, count in trace.channels.items():
-                self._channels[name] = max(count, self._channels.get(name, 0))
+        self._channels = {**observed.channels, OUTPUT: 1}
         self._edges = sorted({edge for trace in traces for edge in self._with_output(trace)})
-        self._channels[OUTPUT] = 1
-        self._presence = {name: self._present(name) for name in self._channels}
-        self._scale = {name: self._scaled(name) for name in self._channels}
+        self._presence: dict[str, Presence] = {
+            OUTPUT: {},
+            **{name: observed.present(name) for name in observed.channels},
+        }
+        self._scale: dict[str, dict[int, tuple[int, ...]]] = {
+            OUTPUT: {},
+            **{name: observed.scaled(name) for name in observed.channels},
+        }
 
     @staticmethod
     def _with_output(trace: Trace) -> set[tuple[str, str]]:
@@ -149,8 +102,8 @@ class _Builder:
                 if not u.meets(v) or not (dense or u.chunk == v.chunk):
                     continue
                 width = u.share * v.share * share if dense else v.share * share
-                for node, between in self._between(u, v, relay):
-                    table[node] = (operation, max(width, 1e-9))
+                for edge, between in self._between(u, v, relay):
+                    table[edge] = (operation, max(width, 1e-9))
                     requires.update({part.name: part.requires for part in (u, v, *between)})
         for node in (INPUT, OUTPUT):
             requires[node] = ()
@@ -202,46 +155,16 @@ class _Builder:
             and self._edge_presence(before, name) == self._presence[name]
         )
 
-    def _present(self, name: str) -> Presence:
-        """Return when an operation runs: when it was seen, and when the modules around it were."""
-        place = name.partition("#")[0]
-        parts = place.split(".")
-        around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-        result = self._seen(lambda trace: name in trace.channels or name == OUTPUT)
-        for path in around:
-            result = _both(result, self._seen(lambda trace, path=path: path in trace.modules))
-        return result
-
-    def _seen(self, test: Callable[[Trace], bool]) -> Presence:
-        """Return the options of each label under which `test` held; labels that do not matter are left out."""
-        result: dict[int, frozenset[int]] = {}
-        for piece in self._slices:
-            options = frozenset(i for i, trace in enumerate(piece.traces) if test(trace))
-            if options:
-                result[piece.dim] = result.get(piece.dim, frozenset()) | options
-        return {dim: options for dim, options in result.items() if len(options) < len(self._space.dims[dim].choices)}
-
     def _edge_presence(self, source: str, target: str) -> Presence:
-        own = self._seen(lambda trace: (source, target) in self._with_output(trace))
-        return _both(own, _both(self._presence[source], self._presence[target]))
+        own = self._observed.seen(lambda trace: (source, target) in self._with_output(trace))
+        return both(own, both(self._presence[source], self._presence[target]))
 
     def _relay(self, source: str, target: str) -> list[tuple[Requirement, ...]]:
         """Return the alternatives of a connection that does not follow from its ends; empty where it does."""
         presence = self._edge_presence(source, target)
-        if presence == _both(self._presence[source], self._presence[target]):
+        if presence == both(self._presence[source], self._presence[target]):
             return []
         return list(self._alternatives(presence))
-
-    def _scaled(self, name: str) -> dict[int, tuple[int, ...]]:
-        """Return, for every ordered label that scales an operation's channels, its channels under each option."""
-        result: dict[int, tuple[int, ...]] = {}
-        for piece in self._slices:
-            counts = [trace.channels.get(name, 0) for trace in piece.traces]
-            there = [count for count in counts if count]
-            ordered = self._space.dims[piece.dim].kind != "choice"
-            if ordered and len(set(there)) > 1 and counts == sorted(counts):
-                result[piece.dim] = tuple(counts)
-        return result
 
     def _parts(self, name: str) -> Iterator[_Part]:
         """Yield the nodes of an operation."""
@@ -277,11 +200,3 @@ def _steps(counts: tuple[int, ...]) -> Iterator[tuple[int, int, int, int]]:
         if count > before:
             yield level, before, count, counts[-1]
             before = count
-
-
-def _both(first: Mapping[int, frozenset[int]], second: Mapping[int, frozenset[int]]) -> Presence:
-    """Return when two things are both present."""
-    return {
-        dim: first[dim] & second[dim] if dim in first and dim in second else first.get(dim, second.get(dim, frozenset()))
-        for dim in {**first, **second}
-    }

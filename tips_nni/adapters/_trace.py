@@ -11,10 +11,31 @@ import torch
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 INPUT = "input"
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+
+
+def _convolution(args: Any, kwargs: Any, output: Tensor) -> int:
+    weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+    return output.numel() * weight[0].numel()
+
+
+def _product(args: Any, kwargs: Any, output: Tensor) -> int:
+    return output.numel() * int(args[0].shape[-1])
+
+
+_PRODUCTS: dict[Any, Callable[[Any, Any, Tensor], int]] = {
+    torch.conv1d: _convolution,
+    torch.conv2d: _convolution,
+    torch.conv3d: _convolution,
+    nn.functional.linear: _product,
+    torch.matmul: _product,
+    torch.bmm: _product,
+    Tensor.matmul: _product,
+    Tensor.__matmul__: _product,
+}
 
 
 @dataclass
@@ -27,6 +48,7 @@ class Trace:
         edges: (from, to) operations.
         dense: operations that mix channels: convolutions and linear layers that are not depthwise.
         weighted: operations with a weight, and functions of several inputs.
+        multiply_adds: operation -> multiply-adds of one image, for convolutions and products of matrices.
         modules: paths of all modules that ran.
         labels: labels of the choices that mattered.
         output: the operations that the result consists of.
@@ -36,6 +58,7 @@ class Trace:
     edges: set[tuple[str, str]] = field(default_factory=set)
     dense: set[str] = field(default_factory=set)
     weighted: set[str] = field(default_factory=set)
+    multiply_adds: dict[str, int] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
     output: tuple[str, ...] = ()
@@ -44,7 +67,7 @@ class Trace:
 @torch.no_grad()
 def trace_forward(model: nn.Module, images: Tensor) -> Trace:
     """Run `model`, whose choices are made, on images (N, C, H, W) and return what ran; its mode is left as it is."""
-    recorder = _Recorder()
+    recorder = _Recorder(len(images))
     handles = [handle for path, module in model.named_modules() for handle in recorder.watch(path, module)]
     mode = model.training
     model.eval()
@@ -64,14 +87,16 @@ def trace_forward(model: nn.Module, images: Tensor) -> Trace:
 class _Recorder(TorchFunctionMode):
     """Follows tensors by their identity through modules and functions."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: int) -> None:
         super().__init__()
         self.trace = Trace()
+        self._images = images
         self._owners: dict[int, tuple[str, ...]] = {}
         self._alive: list[Tensor] = []  # an identity is free for others once its tensor is gone
         self._path: list[str] = [""]
         self._leaf = 0
         self._calls: Counter[str] = Counter()
+        self._multiply_adds = 0
 
     def own(self, value: Any, producers: tuple[str, ...]) -> None:
         """Note that all tensors of `value` come from `producers`."""
@@ -98,15 +123,19 @@ class _Recorder(TorchFunctionMode):
                 self.trace.labels.update(labels)
             self._path.append(path)
             self._leaf += leaf
+            if leaf and self._leaf == 1:
+                self._multiply_adds = 0
 
-        def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             self._path.pop()
             self._leaf -= leaf
-            if leaf and not self._leaf:
-                weights = [p for p in module.parameters(recurse=False) if p.ndim > 1]
-                self._add(path, self.producers((args, kwargs)), output, weights)
-            elif supernet and not self._leaf:
-                self._add(path, self.producers(output), output, [])  # where its alternatives come together
+            if self._leaf or not (leaf or supernet):
+                return output
+            weights = [p for p in module.parameters(recurse=False) if p.ndim > 1] if leaf else []
+            inputs = self.producers((args, kwargs) if leaf else output)  # of a choice: where its alternatives meet
+            fresh = tree_map(self._distinct, output)
+            self._add(path, inputs, fresh, weights)
+            return fresh
 
         yield module.register_forward_pre_hook(before, with_kwargs=True)
         yield module.register_forward_hook(after, with_kwargs=True)
@@ -115,6 +144,8 @@ class _Recorder(TorchFunctionMode):
         """Follow a function that a module's own forward calls."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        if func in _PRODUCTS:
+            self._multiply_adds += _PRODUCTS[func](args, kwargs, output) // self._images
         if self._leaf or not any(isinstance(value, Tensor) for value in tree_leaves(output)):
             return output
         inputs = self.producers((args, kwargs))
@@ -125,6 +156,16 @@ class _Recorder(TorchFunctionMode):
         elif inputs:
             self.own(output, inputs)
         return output
+
+    def _distinct(self, value: Any) -> Any:
+        """Return another tensor with the same content for one that is known: an identity hands on its input."""
+        if not isinstance(value, Tensor) or id(value) not in self._owners:
+            return value
+        self._leaf += 1
+        try:
+            return value.view_as(value)
+        finally:
+            self._leaf -= 1
 
     def _several(self, args: Any, kwargs: Any) -> bool:
         """Whether a function got tensors of different origin, not one tensor that has several origins."""
@@ -141,6 +182,9 @@ class _Recorder(TorchFunctionMode):
         if tensor is None or not inputs:
             return
         self.trace.channels[name] = _channels(tensor)
+        if self._multiply_adds:
+            self.trace.multiply_adds[name] = self._multiply_adds
+            self._multiply_adds = 0
         self.trace.edges.update((source, name) for source in inputs)
         if weights or function:
             self.trace.weighted.add(name)
