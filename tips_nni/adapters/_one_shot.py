@@ -201,6 +201,15 @@ class TIPS(RandomOneShot):
             self._statistics[point.config] = {name: tensor.cpu() for name, tensor in statistics.items()}
         module.to(home).train(mode)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return where Lightning's last checkpoint is; while there is no new one, that of the resumed experiment."""
+        evaluator: Any = None if self._mutated_model_space is None else self._mutated_model_space.evaluator
+        saved = getattr(evaluator, "trainer", None) and evaluator.trainer.checkpoint_callback
+        if saved and (path := getattr(saved, "last_model_path", "") or saved.best_model_path):
+            return {"ckpt_path": str(path)}
+        before = evaluator.fit_kwargs.get("ckpt_path") if evaluator is not None else None
+        return {} if before is None else {"ckpt_path": str(before)}
+
     def list_models(self, sort: bool = True, limit: int | None = None) -> Iterator[FrontModel]:
         """Yield the front.
 

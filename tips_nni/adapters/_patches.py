@@ -7,14 +7,24 @@ Processes of trials import this module too, by way of the model space that they 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nni
+import numpy as np
+import torch
+from nni.mutable.utils import label
+from nni.nas.experiment import NasExperiment
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
+from nni.nas.strategy.evolution import Individual
+from nni.nas.utils.serializer import TorchSerializer, _find_path_with_prefix
+from nni.runtime.tuner_command_channel import TunerCommandChannel
+from nni.runtime.tuner_command_channel.command_type import CommandType
 
 VERSION = "3.0"
 _log = logging.getLogger(__name__)
@@ -70,7 +80,90 @@ def _freeze_without_bias(original: Callable[..., Any]) -> Callable[..., Any]:
     return freeze
 
 
-PATCHES = {"freeze without bias": Patch(MixedOperation, "freeze", _freeze_without_bias)}
+def _load_own_state(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Resuming fails: since torch 2.6 `torch.load` refuses what NNI's strategies put into their state.
+
+    Symptom: ``Weights only load failed``. Only these classes are let in; the file still cannot run code.
+    """
+
+    def load(self: TorchSerializer, path: Path) -> Any:
+        file = _find_path_with_prefix(path, self.suffix)
+        with torch.serialization.safe_globals(_STATE_CLASSES):
+            return torch.load(file, map_location=self._map_location, weights_only=True)
+
+    return load
+
+
+def _save_in_one_piece(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A process that is killed while it saves leaves a truncated state, which no resume can read."""
+
+    def save(self: TorchSerializer, checkpoint: Any, path: Path) -> None:
+        file = Path(f"{path}{self.suffix}")
+        temporary = file.with_name(f".{file.name}.new")
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, file)
+
+    return save
+
+
+def _note_failed_load(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A resume that fails goes on to save the empty state over the good one; see `_keep_good_state`."""
+
+    def load_checkpoint(self: NasExperiment) -> None:
+        self._state_unread = self._engine is not None
+        original(self)
+        self._state_unread = False
+
+    return load_checkpoint
+
+
+def _keep_good_state(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Stopping saves the state even where a resume could not read it: the search is lost."""
+
+    def save_checkpoint(self: NasExperiment) -> None:
+        if getattr(self, "_state_unread", False):
+            _log.warning("the state of experiment %s could not be read and is left as it is", self.id)
+        else:
+            original(self)
+
+    return save_checkpoint
+
+
+def _skip_unknown_commands(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A resumed experiment sends what its trials reported and which never ran; NNI's own channel knows neither.
+
+    Symptom: ``Unknown command type: CommandType.ImportData`` ends the listening thread, and the experiment hangs. The
+    strategies keep both in their own state.
+    """
+
+    def receive(self: TunerCommandChannel) -> tuple[CommandType | None, str | None]:
+        while True:
+            command, data = original(self)
+            if command not in (CommandType.ImportData, CommandType.AddCustomizedTrialJob):
+                return command, data
+
+    return receive
+
+
+# What the states of NNI's own strategies are made of.
+_STATE_CLASSES: list[Any] = [
+    Individual,
+    label,
+    frozenset,
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),
+    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+]
+
+PATCHES = {
+    "freeze without bias": Patch(MixedOperation, "freeze", _freeze_without_bias),
+    "load own state": Patch(TorchSerializer, "load", _load_own_state),
+    "save in one piece": Patch(TorchSerializer, "save", _save_in_one_piece),
+    "note failed load": Patch(NasExperiment, "load_checkpoint", _note_failed_load),
+    "keep good state": Patch(NasExperiment, "save_checkpoint", _keep_good_state),
+    "skip unknown commands": Patch(TunerCommandChannel, "_receive", _skip_unknown_commands),
+}
 
 
 def apply() -> None:
