@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +25,23 @@ def evaluate(module):
 """
 
 
+class Interrupted(TIPSSearch):
+    """Gets Ctrl-C after two results."""
+
+    def wait_for_resource(self) -> bool:
+        while not self.engine.idle_worker_available() and self.search.measured < 2:
+            time.sleep(0.2)
+        if self.search.measured >= 2:
+            raise KeyboardInterrupt
+        return True
+
+
 @pytest.mark.nni
 @pytest.mark.slow
+# NNI's launcher and its logging leave a socket and a file to the garbage collector.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <(socket.socket|_io.FileIO) :pytest.PytestUnraisableExceptionWarning"
+)
 def test_trials_of_the_training_service_and_a_resume(
     make_space: Callable[..., TimmSpace], run: Callable[..., NasExperiment], tmp_path: Path, monkeypatch
 ) -> None:
@@ -39,22 +55,25 @@ def test_trials_of_the_training_service_and_a_resume(
     space = make_space()
     evaluator = FunctionalEvaluator(trial_code.evaluate)
 
-    def check(strategy: TIPSSearch, count: int) -> None:
+    def check(strategy: TIPSSearch) -> None:
         points = strategy.result.evaluated
-        assert len(points) == len({point.config for point in points}) == count
+        assert len(points) == len({point.config for point in points})
         for point in points:
             assert point.accuracy == pytest.approx(point.costs["params_m"]), "results belong to their subnets"
             assert point.costs["stem"] == point.config["width.conv1"]
 
-    first = TIPSSearch("tips", constraints={"params_m": 0.3}, population=4)
-    stopped = run(space, evaluator, first, 4, engine="ts", trial_concurrency=2, trial_gpu_number=0)
-    check(first, 4)
+    arguments = {"constraints": {"params_m": 0.3}, "population": 4}
+    config = {"engine": "ts", "trial_concurrency": 2, "trial_gpu_number": 0}
+    first = Interrupted(**arguments)
+    stopped = run(space, evaluator, first, 4, **config)  # NNI ends quietly
     run.stop(stopped)
-    second = TIPSSearch("tips", constraints={"params_m": 0.3}, population=4)
-    resumed = run(
-        space, evaluator, second, 6, engine="ts", trial_concurrency=2, trial_gpu_number=0, experiment_id=stopped.id
-    )
-    check(second, 6)
-    assert [point.config for point in second.result.evaluated[:4]] == [p.config for p in first.result.evaluated]
+    check(first)
+    done = first.result.evaluated
+    assert 2 <= len(done) < 4
+    second = TIPSSearch(**arguments)
+    resumed = run(space, evaluator, second, 4, experiment_id=stopped.id, **config)
+    check(second)
+    assert second.result.evaluated[: len(done)] == done
+    assert len(second.result.evaluated) > len(done)
     best = resumed.export_top_models(1)[0]
     assert best.metric == max(point.accuracy for point in second.result.evaluated)
