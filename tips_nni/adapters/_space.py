@@ -154,7 +154,7 @@ class TimmSpace(ModelSpace):
         Raises:
             TipsError: the file cannot be written.
         """
-        save_weights(self.supernet.backbone, Path(path))
+        save_weights(self.supernet, Path(path))
 
     def save_init_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Record the arguments for trial processes, which may run in another folder (called by NNI)."""
@@ -195,7 +195,7 @@ def _make_supernet(backbone: str, space: str | None, weights: str | None, **argu
     declared = load_space(space if space is not None else space_for(backbone))
     supernet = convert(backbone, declared, **arguments)
     if weights is not None:
-        load_weights(supernet.backbone, Path(weights))
+        load_weights(supernet, Path(weights))
     return supernet
 
 

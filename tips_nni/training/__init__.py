@@ -3,7 +3,6 @@
 from tips_nni.training._alone import train_alone as train_alone
 from tips_nni.training._checkpoint import load_policy_state as load_policy_state
 from tips_nni.training._checkpoint import load_weights as load_weights
-from tips_nni.training._checkpoint import read_checkpoint as read_checkpoint
 from tips_nni.training._data import ImageData as ImageData
 from tips_nni.training._data import load_data as load_data
 from tips_nni.training._distill import distillation_loss as distillation_loss
