@@ -246,13 +246,13 @@ def test_the_front_of_a_hand_written_space(
 
 def test_a_space_of_the_hub(run: Run, digits: tuple[Tensor, Tensor], tmp_path) -> None:
     images, labels = digits[0].repeat(1, 3, 1, 1), digits[1]
-    loader = DataLoader(TensorDataset(images[:128], labels[:128]), batch_size=32)
+    loader = DataLoader(TensorDataset(images[:64], labels[:64]), batch_size=32)
     evaluator = Classification(
         num_classes=10, train_dataloaders=loader, val_dataloaders=loader, max_epochs=1, accelerator="cpu",
         logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    strategy = TIPS(search=SearchSettings(4, 1), calibration_images=32)
+    strategy = TIPS(search=SearchSettings(4, 0), calibration_images=32)
     experiment = run(NasBench201(stem_out_channels=4, num_modules_per_stack=1), evaluator, strategy)
     dims = {dim.name: dim for dim in strategy.network.space.dims}
     assert set(dims) == {f"cell/{i}_{j}" for j in range(1, 4) for i in range(j)}
@@ -260,7 +260,7 @@ def test_a_space_of_the_hub(run: Run, digits: tuple[Tensor, Tensor], tmp_path) -
     assert set(sample) == set(dims)
     assert strategy.network.sample(strategy.network.space.largest)["cell/0_1"] == "conv_3x3"
     instance = experiment.export_top_models(1, formatter="instance")[0]
-    right = (instance(images[:128]).argmax(dim=1) == labels[:128]).double().mean()
+    right = (instance(images[:64]).argmax(dim=1) == labels[:64]).double().mean()
     assert float(right) == pytest.approx(experiment.export_top_models(1)[0].metric, abs=1e-9)
 
 

@@ -8,18 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nni
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import scipy.stats
 import torch
+from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.strategy import RandomOneShot
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from tips_nni.adapters import TIPS, TimmSpace
+from tips_nni.adapters import TIPS, TimmSpace, TIPSSearch
 from tips_nni.core import SearchSettings, TipsError, make_policy
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec
@@ -123,17 +125,12 @@ def test_gradients_equal_those_of_our_own_training_step(
         torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-@pytest.fixture
-def finished(make_space: Make, make_evaluator: MakeEvaluator, run: Run) -> tuple[TIPS, TimmSpace, NasExperiment]:
+def test_the_front_comes_out_calibrated(
+    make_space: Make, make_evaluator: MakeEvaluator, run: Run, digits: tuple[Tensor, Tensor]
+) -> None:
     space = make_space()
     strategy = TIPS(search=QUICK, calibration_images=128)
-    return strategy, space, run(space, make_evaluator(images=1200, max_epochs=2), strategy)
-
-
-def test_the_front_comes_out_calibrated(
-    finished: tuple[TIPS, TimmSpace, NasExperiment], digits: tuple[Tensor, Tensor]
-) -> None:
-    strategy, space, experiment = finished
+    experiment = run(space, make_evaluator(images=1200, max_epochs=2), strategy)
     models = experiment.export_top_models(99)
     assert 2 <= len(models) <= 16
     accuracy = [model.results["accuracy"] for model in models]
@@ -153,11 +150,14 @@ def test_the_front_comes_out_calibrated(
     assert [m.point.config for m in strategy.list_models(sort=False)] == [m.point.config for m in models][::-1]
 
 
-def test_subnets_are_drawn_by_our_policy(finished: tuple[TIPS, TimmSpace, NasExperiment]) -> None:
-    strategy, _, _ = finished
+def test_subnets_are_drawn_by_our_policy(make_space: Make, make_evaluator: MakeEvaluator, run: Run) -> None:
+    strategy = TIPS(search=SearchSettings(4, 0), calibration_images=64)
+    run(make_space(), make_evaluator(images=320), strategy)
     module = strategy.oneshot_module
     assert module.policy.name == "path_importance"
-    assert len(module.policy.state_dict()["recent"]) == 64, "it has seen what was trained"
+    recent = module.policy.state_dict()["recent"]
+    assert len(recent) == 5 * 4, "it has seen the four subnets of each of five steps"
+    assert recent[::4] == [strategy.network.space.encode(strategy.network.space.largest).tolist()] * 5
     module.policy.refresh()
     draws = [config for _ in range(1000) for config in module.draw()[2:]]
     skewed = 0
@@ -285,3 +285,23 @@ def test_nnis_own_random_strategy_trains_the_same_space(
         before["layer1.0.conv1.weight"], space.supernet.backbone.state_dict()["layer1.0.conv1.weight"]
     )
     assert instance(torch.randn(2, 1, 16, 16)).shape == (2, 10)
+
+
+def evaluate(module: torch.nn.Module, images: Tensor, labels: Tensor) -> None:
+    module.eval()
+    nni.report_final_result(float((module(images).argmax(dim=1) == labels).double().mean()))
+
+
+def test_a_trained_supernet_trains_on_and_is_searched_by_trials(
+    make_space: Make, make_evaluator: MakeEvaluator, run: Run, digits: tuple[Tensor, Tensor]
+) -> None:
+    space = make_space()
+    for _ in range(2):
+        run(space, make_evaluator(images=64, enable_checkpointing=False), TIPS("uniform", search=SearchSettings(4, 0)))
+    images, labels = digits[0][:100], digits[1][:100]
+    search = TIPSSearch(population=4)
+    run(space, FunctionalEvaluator(evaluate, images=images, labels=labels), search, 4)
+    space.eval()
+    for point in search.result.evaluated:
+        right = (space.supernet(images, point.config).argmax(dim=1) == labels).double().mean()
+        assert point.accuracy == pytest.approx(float(right)), "trials got the trained weights"

@@ -12,6 +12,7 @@ import nni
 import numpy as np
 import pytest
 import torch
+from nni.common import serializer
 from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.experiment import NasExperiment
 from nni.nas.nn.pytorch import ModelSpace, MutableConv2d
@@ -178,6 +179,28 @@ def test_results_of_a_resumed_experiment_do_not_end_the_listener() -> None:
     channel, received = listening("FD", "AD", "GE", "TE")
     with _patches.without("skip unknown commands"), pytest.raises(ValueError, match="ImportData"):
         channel.listen(threading.Event())
+
+
+def test_functions_of_scripts_reach_their_trials() -> None:
+    """What the node manager sends back nests one text of JSON in another."""
+
+    def function(_module: Any, text: bytes = b"\xff" * 12) -> bytes:
+        return text
+
+    function.__module__ = "__main__"
+    function.__qualname__ = "function"
+
+    def there_and_back() -> Any:
+        content = nni.dump({"event": "SUCCEEDED", "hyper_params": nni.dump({"function": function})})
+        sent = nni.dump({"type": "EN", "content": content})
+        return nni.load(nni.load(nni.load(sent)["content"])["hyper_params"])["function"]
+
+    assert there_and_back()(None) == function(None)
+    assert serializer.get_hybrid_cls_or_func_name(function).startswith("bytes:")
+    with _patches.without("hide comment signs"):
+        assert "//" in serializer.get_hybrid_cls_or_func_name(function), "an unlucky function"
+        with pytest.raises(ValueError, match="Unterminated string"):
+            there_and_back()
 
 
 def test_a_resumed_search_ends_like_one_that_was_never_stopped(run: Run) -> None:

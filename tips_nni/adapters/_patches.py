@@ -18,6 +18,7 @@ from typing import Any
 import nni
 import numpy as np
 import torch
+from nni.common import serializer
 from nni.mutable.utils import label
 from nni.nas.experiment import NasExperiment
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
@@ -33,15 +34,15 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Patch:
-    """A method that takes the place of one of NNI's.
+    """A function that takes the place of one of NNI's.
 
     Attributes:
-        owner: the class.
-        name: the method.
-        make: returns the new method, given the old one.
+        owner: the class or module.
+        name: of the method or function.
+        make: returns the new one, given the old one.
     """
 
-    owner: type
+    owner: Any
     name: str
     make: Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -145,6 +146,20 @@ def _skip_unknown_commands(original: Callable[..., Any]) -> Callable[..., Any]:
     return receive
 
 
+def _hide_comment_signs(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a script goes to trials as base64; where that has ``//``, NNI takes the rest for a comment.
+
+    Symptom: ``JSONDecodeError: Unterminated string`` and ``Dispatcher stream error``, for some functions and not for
+    others. Decoding skips what is not base64, so a space between the signs is enough.
+    """
+
+    def get_hybrid_cls_or_func_name(*args: Any, **kwargs: Any) -> str:
+        name: str = original(*args, **kwargs)
+        return name.replace("//", "/ /").replace("//", "/ /") if name.startswith("bytes:") else name
+
+    return get_hybrid_cls_or_func_name
+
+
 # What the states of NNI's own strategies are made of.
 _STATE_CLASSES: list[Any] = [
     Individual,
@@ -163,6 +178,7 @@ PATCHES = {
     "note failed load": Patch(NasExperiment, "load_checkpoint", _note_failed_load),
     "keep good state": Patch(NasExperiment, "save_checkpoint", _keep_good_state),
     "skip unknown commands": Patch(TunerCommandChannel, "_receive", _skip_unknown_commands),
+    "hide comment signs": Patch(serializer, "get_hybrid_cls_or_func_name", _hide_comment_signs),
 }
 
 

@@ -74,9 +74,9 @@ class SampledBackbone(ElasticBackbone, BaseSuperNetModule):
         return {m.label: m.random() for m in self.simplify().values() if m.label not in memo}
 
     @classmethod
-    def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: Sample) -> BaseSuperNetModule | None:
-        """Take the place of an `ElasticBackbone`, with the same supernet."""
-        return cls(module.supernet) if type(module) is ElasticBackbone else None
+    def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: Sample) -> Any:
+        """Take the place of an `ElasticBackbone`, with the same supernet; leave one that has, so that it trains on."""
+        return cls(module.supernet) if type(module) is ElasticBackbone else isinstance(module, cls)
 
 
 class TimmSpace(ModelSpace):
