@@ -161,6 +161,17 @@ def test_a_hand_written_space_with_what_its_trials_report(run: Run) -> None:
     assert torch.is_tensor(experiment.export_top_models(1, formatter="instance")[0](torch.zeros(1, 1, 8, 8)))
 
 
+@pytest.mark.parametrize("model_format", ["simplified", "raw"])
+def test_with_the_shape_of_an_image_a_hand_written_space_has_costs_and_a_policy(run: Run, model_format: str) -> None:
+    strategy = TIPSSearch(objective="mflops", constraints={"mflops": 0.01}, population=4, input_shape=(1, 8, 8))
+    run(Written(), FunctionalEvaluator(report_size), strategy, 8, engine="sequential", model_format=model_format)
+    policy = strategy.search.state_dict()["policy"]
+    assert len(policy["recent"]) == len(strategy.result.evaluated) > 4
+    for point in strategy.result.evaluated:
+        assert point.costs["mflops"] == pytest.approx(64 * (1 * 9 + 10) * point.config["width"] * 1e-6)
+        assert point.costs["mflops"] <= 0.01
+
+
 def test_a_reported_objective_that_is_missing_is_named(run: Run) -> None:
     with pytest.raises(TipsError, match="latency_ms"):
         run(Written(), FunctionalEvaluator(report_size), TIPSSearch(), 3, engine="sequential", failing=True)

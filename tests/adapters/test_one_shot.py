@@ -305,3 +305,35 @@ def test_a_trained_supernet_trains_on_and_is_searched_by_trials(
     for point in search.result.evaluated:
         right = (space.supernet(images, point.config).argmax(dim=1) == labels).double().mean()
         assert point.accuracy == pytest.approx(float(right)), "trials got the trained weights"
+
+
+class Digits(pl.LightningDataModule):
+    """Loaders that exist after `setup` only."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__()
+        self._data = TensorDataset(images, labels)
+
+    def setup(self, stage: str) -> None:
+        self._loader = DataLoader(self._data, batch_size=32)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_data_modules_and_mixed_precision(
+    make_space: Make, run: Run, digits: tuple[Tensor, Tensor], tmp_path: Path, precision: str
+) -> None:
+    evaluator = Classification(
+        num_classes=10, datamodule=Digits(digits[0][:96], digits[1][:96]), max_epochs=1, accelerator="cpu",
+        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        default_root_dir=tmp_path, num_sanity_val_steps=0, precision=precision, gradient_clip_val=1.0,
+    )  # fmt: skip
+    strategy = TIPS(search=SearchSettings(4, 0), calibration_images=32)
+    run(make_space(), evaluator, strategy)
+    assert strategy.result is not None
+    assert len(strategy.result.evaluated) == 4

@@ -93,6 +93,14 @@ class ForeignNetwork(Network):
         """See `Network`."""
         return self._labels.sample(config)
 
+    def config(self, sample: Sample) -> SubnetConfig:
+        """Return the subnet of a sample.
+
+        Raises:
+            TipsError: a label is missing, or its value is unknown.
+        """
+        return self._labels.config(sample)
+
     def gradient_norms(self) -> dict[str, float]:
         """See `Network`."""
         found = {

@@ -33,14 +33,6 @@ def validation_batches(evaluator: Any) -> Iterator[tuple[Tensor, Tensor]]:
     yield from _batches(loader, "validation")
 
 
-def first_images(batches: Iterable[tuple[Tensor, Tensor]], count: int, device: torch.device) -> list[Tensor]:
-    """Return the first `count` images, in batches, on `device`."""
-    taken: list[Tensor] = []
-    for images, _ in first(batches, count):
-        taken.append(images.to(device))
-    return taken
-
-
 def first(batches: Iterable[tuple[Tensor, Tensor]], count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches until `count` images have come, cutting the last one; all where None."""
     left = count

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nni.nas.execution import ExecutionEngine
 from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
-from nni.nas.space import ExecutableModelSpace, ModelStatus
-from nni.nas.strategy import Strategy
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import is_supernet
+from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
+from nni.nas.strategy import RandomOneShot, Strategy
 
 from tips_nni.adapters import _patches
+from tips_nni.adapters._foreign import ForeignNetwork
 from tips_nni.adapters._labels import Labels, Sample
 from tips_nni.adapters._space import TimmSpace, config_of
 from tips_nni.core import (
@@ -48,13 +54,15 @@ class TIPSSearch(Strategy):
     which learns from every subnet measured. Nothing is measured twice; a subnet whose trial failed is tried once more.
 
     Of a `timm_space` all costs are known beforehand, so that trials that break a constraint are never started. Of
-    another model space only what the trials report is known.
+    another model space multiply-adds and parameters are, where the shape of an image is given, and the path graph that
+    the policy needs; without it new genes are uniform, and only what the trials report is known.
 
     Args:
         strategy: a strategy by name or path, for its policy.
         objective: the cost to trade against accuracy.
         constraints: cost name -> upper bound, on costs known beforehand.
         population: subnets of a generation.
+        input_shape: (channels, height, width) of an image, for model spaces that are no `timm_space`.
         seed: of the search.
 
     Attributes:
@@ -71,12 +79,14 @@ class TIPSSearch(Strategy):
         objective: str = "latency_ms",
         constraints: Mapping[str, float] | None = None,
         population: int = 16,
+        input_shape: tuple[int, int, int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.spec = load_strategy(strategy)
         self.objective = objective
         self.constraints = dict(constraints or {})
+        self.input_shape = input_shape
         self.seed = seed
         self._settings = SearchSettings(population=population, mutation=self.spec.search.mutation)
         self._lock = threading.RLock()
@@ -111,7 +121,7 @@ class TIPSSearch(Strategy):
         return f"strategy={self.spec.name!r}, objective={self.objective!r}, constraints={self.constraints}"
 
     def _initialize(self, model_space: ExecutableModelSpace, engine: ExecutionEngine) -> ExecutableModelSpace:
-        described = _describe(model_space)
+        described = _describe(model_space, self.input_shape)
         known = described.costs
         if known and self.objective not in known:
             _log.info("%s is no predicted cost (%s); every trial must report it", self.objective, ", ".join(known))
@@ -214,6 +224,7 @@ class TIPSSearch(Strategy):
                 self.search.requeue()
 
 
+@dataclass(frozen=True)
 class _Described:
     """A model space as the search sees it.
 
@@ -225,53 +236,50 @@ class _Described:
         config: undoes `sample`.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        costs: Mapping[str, CostModel],
-        structure: Architecture | PathGraph | None,
-        sample: Callable[[SubnetConfig], Sample],
-        config: Callable[[Sample], SubnetConfig],
-    ) -> None:
-        self.space = space
-        self.costs = costs
-        self.structure = structure
-        self.sample = sample
-        self.config = config
+    space: SearchSpace
+    costs: Mapping[str, CostModel]
+    structure: Architecture | PathGraph | None
+    sample: Callable[[SubnetConfig], Sample]
+    config: Callable[[Sample], SubnetConfig]
 
 
-def _describe(model_space: Any) -> _Described:
+def _describe(model_space: Any, input_shape: tuple[int, int, int] | None) -> _Described:
     """Describe an executable model space of either of NNI's formats.
 
     Raises:
         TipsError: a label is no finite choice, or the evaluator has labels of its own.
     """
-    module = _timm_space_of(model_space)
-    if module is None:
-        labels = Labels.of(model_space.simplify())
-        return _Described(labels.space, {}, None, labels.sample, labels.config)
-    space = module.supernet.space
-    if others := sorted({str(label) for label in model_space.simplify()} - set(space.names)):
+    module = _module_of(model_space)
+    labels = {str(label) for label in model_space.simplify()}
+    if others := sorted(labels - {str(label) for label in module.simplify()}):
         raise TipsError(f"the evaluator has choices of its own ({', '.join(others)}); fix them, TIPS searches subnets")
-    return _Described(
-        space,
-        module.costs,
-        module.supernet.architecture,
-        lambda config: dict(config.as_dict()),
-        lambda sample: config_of(space, sample),
-    )
-
-
-def _timm_space_of(model_space: Any) -> TimmSpace | None:
-    """Return the timm space behind an executable one: itself, or made again from its arguments, without weights."""
-    module = getattr(model_space, "model_space", None)
     if isinstance(module, TimmSpace):
-        return module
-    symbol = getattr(getattr(model_space, "model", None), "trace_symbol", None)
-    if symbol is not TimmSpace:
-        return None
-    arguments = {**model_space.model.trace_kwargs, "pretrained": False, "checkpoint_path": None, "weights": None}
-    return TimmSpace(*model_space.model.trace_args, **arguments)
+        space = module.supernet.space
+        return _Described(
+            space,
+            module.costs,
+            module.supernet.architecture,
+            lambda config: dict(config.as_dict()),
+            lambda sample: config_of(space, sample),
+        )
+    if input_shape is None:
+        found = Labels.of(model_space.simplify())
+        return _Described(found.space, {}, None, found.sample, found.config)
+    if not is_supernet(module):
+        RandomOneShot().mutate_model(module)
+    network = ForeignNetwork(module, torch.zeros(1, *input_shape))
+    return _Described(network.space, network.costs, network.structure, network.sample, network.config)
+
+
+def _module_of(model_space: Any) -> ModelSpace:
+    """Return a model space like the one behind an executable one, to look at: made again or copied."""
+    if isinstance(model_space, RawFormatModelSpace):
+        module = model_space.model_space
+        return module if isinstance(module, TimmSpace) else copy.deepcopy(module)
+    shell = model_space.model.trace_copy()
+    if shell.trace_symbol is TimmSpace:
+        shell.trace_kwargs = {**shell.trace_kwargs, "pretrained": False, "checkpoint_path": None, "weights": None}
+    return shell.get(traceable=False)
 
 
 def _read_report(metric: Any) -> tuple[float, dict[str, float]]:
