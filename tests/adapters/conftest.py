@@ -18,6 +18,7 @@ from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.strategy import Strategy
 from nni.runtime.log import _handlers
+from nni.tools.nnictl.config_utils import Experiments
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -87,9 +88,12 @@ def make_evaluator(digits: tuple[Tensor, Tensor], tmp_path: Path) -> Callable[..
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., NasExperiment]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NasExperiment]]:
     """Run an experiment; at the end of the test it is stopped, and what it started is gone."""
     started: list[NasExperiment] = []
+    # NNI keeps a list of experiments at home: in its Python part by this default, in the node server by HOME.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Experiments.__init__, "__defaults__", (str(tmp_path / "nni-experiments"),))
 
     def go(
         space: ModelSpace,
