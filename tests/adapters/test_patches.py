@@ -46,8 +46,11 @@ def report(module: Any) -> None:
 @pytest.mark.parametrize("patch", sorted(_patches.PATCHES))
 def test_patches_are_applied_once_and_can_be_undone(patch: str) -> None:
     info = _patches.PATCHES[patch]
+    _patches.tell_tuner_of_resumed_trials()
+    _patches.apply()
     mine = getattr(info.owner, info.name)
     assert info.applied
+    _patches.tell_tuner_of_resumed_trials()
     _patches.apply()
     assert getattr(info.owner, info.name) is mine
     with _patches.without(patch):

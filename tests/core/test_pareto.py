@@ -51,3 +51,13 @@ def test_hypervolume_by_hand():
 def test_crowding_by_hand():
     values = np.array([[0.0, 4.0], [1.0, 2.0], [2.0, 1.0], [4.0, 0.0]])
     np.testing.assert_allclose(crowding(values), [np.inf, 2 / 4 + 3 / 4, 3 / 4 + 2 / 4, np.inf])
+
+
+@pytest.mark.parametrize("enough", [1, 5, 40, 100])
+def test_ranking_may_stop_early(enough):
+    values = np.random.default_rng(0).integers(0, 12, size=(60, 2)).astype(float)
+    full, part = rank(values), rank(values, enough=enough)
+    last = part.max() if (part != full).any() else full.max()
+    assert (full < last).sum() <= 60
+    assert ((full == part) | ((part == last) & (full > last))).all()
+    assert (part < last).sum() >= min(enough, 60) or (part == full).all()

@@ -80,7 +80,7 @@ RUN_ERRORS = [
     ),
     (
         RUN.replace("digits", "digits\n  batch_size: 70000"),
-        "6: data.batch_size = 70000: must be at most 65536 (images of one training step)",
+        "6: data.batch_size = 70000: must be at most 65536 (images of one training step, on all devices together)",
     ),
     (
         RUN.replace("digits", "digits\n  download: yes"),

@@ -166,16 +166,19 @@ def test_limit(tmp_path: Path) -> None:
     assert len(npz(path, limit=1000).train) == len(whole.train)
 
 
-def test_several_devices_share_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("augment", ["none", "light", "standard"])
+def test_several_devices_share_every_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str) -> None:
     import tips_nni.training._data as module
 
-    sampler = npz(save(tmp_path)).train_loader().sampler
-    alone = [key.positions.tolist() for key in sampler]
-    shared = []
+    data = npz(save(tmp_path), augment=augment)
+    alone = epoch(data, 3)
+    parts = []
     for rank in (0, 1):
         monkeypatch.setattr(module, "_rank_and_world", lambda rank=rank: (rank, 2))
-        shared.append([key.positions.tolist() for key in sampler])
-    assert shared == [alone[0::2], alone[1::2]]
+        parts.append(epoch(data, 3))
+    together = [tuple(map(torch.cat, zip(*both, strict=True))) for both in zip(*parts, strict=True)]
+    assert all(len(labels) == 4 for part in parts for _, labels in part)
+    assert same(together, alone)
 
 
 def test_loaders_do_not_augment(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tips_nni.core import Policy, SubnetConfig, TipsError, make_policy
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec
 from tips_nni.training import SupernetModule, gradient_norms
-from tips_nni.training._fit import _quiet_lightning
+from tips_nni.training._trainer import quiet_lightning
 
 
 class Catch(pl.Callback):
@@ -37,7 +37,7 @@ def make_module(supernet: Supernet, policy: Policy | None = None, sampling: Samp
 def step(module: SupernetModule, batches: Sequence[tuple[Tensor, Tensor]], folder: Path) -> dict[str, Tensor]:
     """Train on the batches with Lightning; return the gradients of the last step."""
     catch = Catch()
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="cpu",
             max_steps=len(batches),
@@ -143,15 +143,30 @@ def test_clip_grad_bounds_the_norm_and_keeps_the_direction(
         torch.testing.assert_close(old - new, 0.05 * clipped[name], rtol=1e-9, atol=1e-12)
 
 
-def test_mixup_blends_images_and_targets_alike(make_supernet: Callable[..., Supernet]) -> None:
+@pytest.mark.parametrize("n", [1, 5, 8])
+def test_mixup_blends_images_and_targets_alike(make_supernet: Callable[..., Supernet], n: int) -> None:
     module = make_module(make_supernet(), mixup=0.5)
     # The image's only pixel is its number, so the blend of images must be the blend of the one-hot targets.
-    images = torch.arange(8.0).view(8, 1, 1, 1)
+    numbers = torch.arange(float(n))
+    images = numbers.view(n, 1, 1, 1)
     for _ in range(20):
-        mixed, targets = module._mix(images, torch.eye(8))
-        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
-        torch.testing.assert_close(targets @ torch.arange(8.0), mixed.view(8))
+        mixed, targets = module._mix(images, torch.eye(n))
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(n))
+        torch.testing.assert_close(targets @ numbers, mixed.view(n))
         assert (targets >= 0).all()
+        paired = n - n % 2
+        assert (mixed.view(n)[:paired] != numbers[:paired]).all()
+        assert torch.equal(mixed.view(n)[paired:], numbers[paired:])
+
+
+def test_mixup_of_a_part_is_the_part_of_mixup(make_supernet: Callable[..., Supernet]) -> None:
+    images, targets = torch.rand(8, 1, 4, 4), torch.eye(8)
+    supernet = make_supernet()
+    whole, *parts = (make_module(supernet, mixup=0.5) for _ in range(3))
+    mixed = whole._mix(images, targets)
+    halves = [part._mix(images[4 * i : 4 * i + 4], targets[4 * i : 4 * i + 4]) for i, part in enumerate(parts)]
+    for both, expected in zip(zip(*halves, strict=True), mixed, strict=True):
+        assert torch.equal(torch.cat(both), expected)
 
 
 def test_the_policy_sees_what_was_trained(make_supernet: Callable[..., Supernet], tmp_path: Path) -> None:

@@ -86,12 +86,13 @@ def read_results(folder: Path) -> Results:
 
 def failure(folder: Path) -> str | None:
     """Return what went wrong in an experiment, in our own words: of its tuner, else of the last trial that failed."""
-    logs = [folder / "log" / "nnictl_stderr.log"]
-    logs += sorted(folder.glob("environments/*/trials/*/trial.stderr"), key=lambda path: path.stat().st_mtime)[::-1]
-    for log in logs:
+    manager = folder / "log" / "nnictl_stderr.log"
+    trials = sorted(folder.glob("environments/*/trials/*/trial.stderr"), key=lambda path: path.stat().st_mtime)
+    for log in (manager, *trials[::-1]):
         if log.is_file():
-            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[::-1] if line]
-            for line in lines:
+            # NNI goes on writing to the manager's log after a resume; what is above the last start is past.
+            text = log.read_text(encoding="utf-8", errors="replace").rpartition(f"Experiment {folder.name} start:")[2]
+            for line in text.splitlines()[::-1]:
                 if line.startswith("tips-nni: "):
                     return line.removeprefix("tips-nni: ")
     return None

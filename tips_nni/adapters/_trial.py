@@ -10,6 +10,7 @@ import nni
 import numpy as np
 from torch import nn
 
+from tips_nni.adapters._manager import final_result, own_parameters
 from tips_nni.adapters._task import code_of
 from tips_nni.core import SubnetConfig, TipsError
 from tips_nni.elastic import calibrate, resize
@@ -38,7 +39,10 @@ def run_trial(folder: Path, *, weights: Path | None = None, train: bool = False,
     """
     if os.environ.get("NNI_PLATFORM") is None:
         raise TipsError("this command is a trial: NNI starts it, see trialCommand in the experiment's config.yaml")
-    parameters = nni.get_next_parameter()
+    parameters = own_parameters()
+    known = final_result()
+    if known is not None:
+        return float(known["default"])
     parts = load_parts(folder) if train else load_trained(folder, weights)
     space = parts.supernet.space
     config = space.config(parameters)

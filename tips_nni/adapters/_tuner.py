@@ -15,6 +15,7 @@ from typing import Any
 import nni
 from nni.tuner import Tuner
 
+from tips_nni.adapters._patches import tell_tuner_of_resumed_trials
 from tips_nni.adapters._task import check_search_space, config_of, load_task
 from tips_nni.core import SubnetConfig, TipsError, unknown, write_json
 
@@ -68,7 +69,9 @@ class TIPSTuner(Tuner):
             self._task = load_task(folder, **options)
             self._search = self._task.search(seed)
         self._running = 0
+        self._resumed: set[SubnetConfig] = set()
         self._warned = False
+        tell_tuner_of_resumed_trials()
 
     def update_search_space(self, search_space: Any) -> None:
         """Check that NNI's search space is that of the run: the space is the network's, it cannot change.
@@ -108,7 +111,7 @@ class TIPSTuner(Tuner):
         """
         self._running = max(0, self._running - 1)
         if self._running == 0:
-            for config in self._search.pending:
+            for config in set(self._search.pending) - self._resumed:
                 _log.warning("subnet %s ended without a result; it is tried once more", list(config.values))
                 self._search.forget(config)
             self._save()
@@ -117,6 +120,18 @@ class TIPSTuner(Tuner):
         """Take results of earlier trials: on resume, or from `nnictl experiment import`."""
         for record in data:
             self._tell(record.get("parameter"), record.get("value"))
+        self._save()
+
+    def resumed_trials(self, data: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of the trials that NNI starts again by itself after a resume: it asks no tuner for those."""
+        for record in data:
+            try:
+                config = self._task.space.config(record["parameters"])
+            except TipsError as error:
+                _log.error("a resumed trial is no subnet of this run: %s", error)
+                continue
+            self._resumed.add(config)
+            self._search.expect(config)
         self._save()
 
     def load_checkpoint(self) -> None:

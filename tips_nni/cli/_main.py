@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from tips_nni import __version__
@@ -24,28 +27,35 @@ Every command has its own --help. Wrong input ends with one line and exit code 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 2 for wrong input, 130 after Ctrl-C."""
+    """Run the command line and return the exit code: 0, 2 for wrong input, 130 after Ctrl-C.
+
+    Of several processes that train together (``LOCAL_RANK`` numbers them) the first one speaks, and Ctrl-C is for it.
+    """
     arguments = _parser().parse_args(argv)
+    follows = os.environ.get("LOCAL_RANK", "0") != "0"
+    if follows:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        warnings.simplefilter("ignore")
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger("tips_nni").setLevel(logging.DEBUG if arguments.debug else logging.WARNING)
     try:
         return int(arguments.handler(arguments) or 0)
-    except TipsError as error:
+    except (TipsError, OSError, KeyboardInterrupt) as error:
         if arguments.debug:
             raise
-        print(f"tips-nni: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if arguments.debug:
-            raise
+        if not follows:
+            print(f"tips-nni: {_line(error)}", file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 2
+
+
+def _line(error: BaseException) -> str:
+    """Return what the user reads."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; add --resume to the same command to go on"
+    if isinstance(error, OSError):
         place, reason = error.filename or "a file", error.strerror or error
-        print(f"tips-nni: {place}: {reason}; check the path, its permissions and the free space", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if arguments.debug:
-            raise
-        print("tips-nni: stopped; add --resume to the same command to go on", file=sys.stderr)
-        return 130
+        return f"{place}: {reason}; check the path, its permissions and the free space"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

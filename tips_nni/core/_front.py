@@ -78,7 +78,7 @@ def objectives(accuracy: NDArray[np.float64], cost: NDArray[np.float64]) -> NDAr
 
 def fittest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Return the positions of the `count` best points by front, then crowding distance (NSGA-II)."""
-    levels = rank(values)
+    levels = rank(values, enough=count)
     distance = np.zeros(len(values))
     for level in np.unique(levels):
         members = levels == level

@@ -141,6 +141,13 @@ class FrontSearch:
             if self._failed[code] < _ATTEMPTS:
                 self._queue.insert(0, code)
 
+    def expect(self, config: SubnetConfig) -> None:
+        """Take note that somebody measures a subnet that was not asked for here; it will not be asked for."""
+        code = self._code(config)
+        if code not in self._known:
+            self._queue = [queued for queued in self._queue if queued != code]
+            self._pending[code] = None
+
     def requeue(self) -> None:
         """Ask for all pending subnets again: whoever was to measure them is gone."""
         self._queue = [*self._pending, *self._queue]

@@ -39,13 +39,21 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return result
 
 
-def rank(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return for every point the number of the front it lies on, 0 being the non-dominated one, shape (N,)."""
+def rank(values: NDArray[np.float64], enough: int | None = None) -> NDArray[np.int64]:
+    """Return for every point the number of the front it lies on, 0 being the non-dominated one, shape (N,).
+
+    Args:
+        values: shape (N, M).
+        enough: stop after the front with which so many points are ranked; all others share the next number.
+    """
     values = np.asarray(values, dtype=np.float64)
     result = np.full(len(values), -1, dtype=np.int64)
     level = 0
     left = np.arange(len(values))
     while len(left):
+        if enough is not None and len(values) - len(left) >= enough:
+            result[left] = level
+            break
         best = non_dominated(values[left])
         result[left[best]] = level
         left = left[~best]

@@ -3,6 +3,7 @@
 from tips_nni.pipeline._explain import explain_run as explain_run
 from tips_nni.pipeline._explain import explain_space as explain_space
 from tips_nni.pipeline._export import export as export
+from tips_nni.pipeline._front import Measurements as Measurements
 from tips_nni.pipeline._front import anytime_model as anytime_model
 from tips_nni.pipeline._listing import check as check
 from tips_nni.pipeline._listing import kind_of_file as kind_of_file

@@ -36,7 +36,7 @@ from tips_nni.pipeline._front import (
 from tips_nni.pipeline._prepare import Parts, prepare
 from tips_nni.report import front_table, write_report
 from tips_nni.specs import RunSpec
-from tips_nni.training import train
+from tips_nni.training import process_rank, train
 
 
 def run(
@@ -49,8 +49,11 @@ def run(
 ) -> Path:
     """Carry out a run spec and return its folder.
 
+    With several devices every process trains (see `tips_nni.training.train`). The first one alone writes, prints and
+    goes on; the others return after the training, when the folder is not complete yet.
+
     The folder ends with ``anytime.safetensors``, ``onnx/``, ``front.csv``, ``front.json``, ``evaluated.csv``,
-    ``training.csv``, ``explain.json``, ``run.json`` and ``report.html``.
+    ``training.csv``, ``architecture.json``, ``explain.json``, ``run.json`` and ``report.html``.
 
     Args:
         spec: from `tips_nni.specs.load_run`.
@@ -62,15 +65,18 @@ def run(
     Raises:
         TipsError: wrong input; see the message.
     """
-    console = Console(quiet=quiet, highlight=False)
+    rank = process_rank(spec.training)
+    console = Console(quiet=quiet or rank > 0, highlight=False)
     seconds: dict[str, float] = {}
     with _timed("prepare", seconds):
         parts = prepare(spec)
         check_feasible(parts.supernet.space, parts.costs, spec.constraints.bounds)
         before = parts.policy.explain().to_json()
-    folder = claim(spec, resume=resume, overwrite=overwrite)
-    _introduce(console, parts)
-    write_json(folder / ARCHITECTURE, parts.supernet.architecture.to_json())
+    folder = Path(spec.output)
+    if rank == 0:
+        claim(spec, resume=resume, overwrite=overwrite)
+        _introduce(console, parts)
+        write_json(folder / ARCHITECTURE, parts.supernet.architecture.to_json())
     with _timed("train", seconds):
         summary = train(
             parts.supernet,
@@ -84,6 +90,8 @@ def run(
             quiet=quiet,
             flops=parts.table.flops,
         )
+    if rank > 0:
+        return folder
     write_json(folder / "explain.json", [before, parts.policy.explain().to_json()])
     device = summary.device
     parts.supernet.to(device).eval()

@@ -54,11 +54,11 @@ class DataSpec(Spec):
     name: Text | None = Field(None, description="a class of torchvision.datasets, e.g. CIFAR10")
     args: dict[str, Any] = Field(default_factory=dict, description="further arguments of the torchvision class")
     image_size: int | None = Field(None, ge=8, le=4096, description="side in pixels that images are resized to")
-    batch_size: int = Field(64, ge=2, le=65536, description="images of one training step")
+    batch_size: int = Field(64, ge=2, le=65536, description="images of one training step, on all devices together")
     validation: Share = Field(0.15, description="share of the training images kept for the search")
     augment: Literal["none", "light", "standard"] = Field("light", description="augmentation of the training images")
     flip: bool | None = Field(None, description="mirror training images; null: colour images only")
-    workers: int = Field(0, ge=0, le=256, description="processes that load images")
+    workers: int = Field(0, ge=0, le=256, description="processes that load images, for each device")
     download: bool = Field(False, description="let torchvision download the data set")
     limit: int | None = Field(None, ge=2, description="use at most that many training images, drawn with the seed")
 
@@ -97,7 +97,9 @@ class TrainingSpec(Spec):
         "32-true", description="Lightning's number format"
     )
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = Field("auto", description="Lightning's device")
-    devices: int = Field(1, ge=1, description="number of devices")
+    devices: int = Field(1, ge=1, description="devices of a machine; a process for each")
+    nodes: int = Field(1, ge=1, description="machines")
+    sync_batchnorm: bool = Field(True, description="BatchNorm over the images of all devices, not of each alone")
     calibration_images: int = Field(512, ge=2, description="training images that re-estimate BatchNorm statistics")
 
     @model_validator(mode="after")
@@ -110,6 +112,11 @@ class TrainingSpec(Spec):
                 f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}; lower it"
             )
         return self
+
+    @property
+    def processes(self) -> int:
+        """The number of devices on all machines."""
+        return self.devices * self.nodes
 
 
 class SearchSpec(Spec):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tips_nni.core import TipsError
 from tips_nni.specs._library import is_path, load_space, load_strategy, space_for
-from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec
+from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec, TrainingSpec
 from tips_nni.specs._validate import dotted, located, shown, validate
 from tips_nni.specs._yaml import Document, KeyPath, override, printable, read_document
 
@@ -40,6 +40,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
         located(document, ("space",), lambda: load_space(space))
     strategy_path = _library_path(document, path, ("strategy",), run.strategy)
     strategy = located(document, ("strategy",), lambda: load_strategy(strategy_path))
+    located(document, ("data", "batch_size"), lambda: check_shares(run.training, run.data.batch_size))
     data = run.data.model_copy(update={"path": _file(document, path, ("data", "path"), run.data.path)})
     checkpoint = _file(document, path, ("backbone", "checkpoint_path"), run.backbone.checkpoint_path)
     backbone = run.backbone.model_copy(update={"checkpoint_path": checkpoint})
@@ -56,6 +57,23 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
             "backbone": backbone,
         }
     )
+
+
+def check_shares(training: TrainingSpec, images: int) -> None:
+    """Check that all devices get the same share of a batch of `images`, with mixup, which blends pairs, an even one.
+
+    Raises:
+        TipsError: they do not.
+    """
+    unit = training.processes * (2 if training.mixup and training.processes > 1 else 1)
+    if images % unit:
+        reason = (
+            "mixup needs an even number of images on each" if unit > training.processes else "all take an equal part"
+        )
+        raise TipsError(
+            f"a batch of {images} images is not for {training.processes} devices ({reason}); make data.batch_size a "
+            f"multiple of {unit}, e.g. {max(unit, images - images % unit)}"
+        )
 
 
 def _search(run: RunSpec, strategy: StrategySpec) -> SearchSpec:

@@ -14,3 +14,4 @@ from tips_nni.training._measure import measure_subnets as measure_subnets
 from tips_nni.training._module import SupernetModule as SupernetModule
 from tips_nni.training._module import gradient_norms as gradient_norms
 from tips_nni.training._optimizer import check_training as check_training
+from tips_nni.training._trainer import process_rank as process_rank

@@ -15,8 +15,8 @@ from tips_nni.core import TipsError
 from tips_nni.elastic import resize
 from tips_nni.specs import TrainingSpec
 from tips_nni.training._data import ImageData
-from tips_nni.training._fit import quiet_lightning
 from tips_nni.training._optimizer import make_optimizer
+from tips_nni.training._trainer import quiet_lightning
 
 
 def train_alone(

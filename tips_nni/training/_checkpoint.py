@@ -55,7 +55,7 @@ def describe_training(
     supernet: Supernet, data: ImageData, training: TrainingSpec, sampling: SamplingSpec, policy: Policy, seed: int
 ) -> dict[str, Any]:
     """Return all that decides the trained weights, but for those at the start, as plain JSON data by name."""
-    spec = training.model_dump(mode="json", exclude={"accelerator", "calibration_images"})
+    spec = training.model_dump(mode="json", exclude={"accelerator", "devices", "nodes", "calibration_images"})
     return {
         "seed": seed,
         **{f"training.{name}": value for name, value in spec.items()},

@@ -33,21 +33,26 @@ Batch = tuple[Tensor, Tensor]
 
 
 class BatchKey(NamedTuple):
-    """Names one batch: its epoch, its number in the epoch and the positions of its images in the split."""
+    """Names one batch, or a part of it: its epoch, its number in the epoch, the positions of its images in the split.
+
+    Augmentation belongs to the whole batch, so a part has the same images as there.
+    """
 
     epoch: int
     number: int
     positions: NDArray[np.int64]
+    part: slice = slice(None)
 
 
 class EpochSampler(Sampler[BatchKey]):
     """The batches of an epoch in an order that is a function of (seed, epoch).
 
-    Lightning calls `set_epoch`. With several devices each one takes its share. The last, incomplete batch is left out.
+    Lightning calls `set_epoch`. Of several processes each one takes its part of every batch, the r-th one the r-th, so
+    that they share the steps of one process. The last, incomplete batch is left out.
 
     Args:
         images: number of images.
-        batch_size: images of one batch.
+        batch_size: images of one batch, of all processes together; a multiple of their number.
         seed: of the run.
     """
 
@@ -62,15 +67,16 @@ class EpochSampler(Sampler[BatchKey]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, self._images // self._batch_size // _rank_and_world()[1])
+        return self._images // self._batch_size
 
     def __iter__(self) -> Iterator[BatchKey]:
         order = np.random.default_rng((self._seed, _ORDER, self.epoch)).permutation(self._images)
         rank, world = _rank_and_world()
-        for i in range(len(self)):
-            number = (rank + i * world) % (self._images // self._batch_size)
+        share = self._batch_size // world
+        for number in range(len(self)):
             first = number * self._batch_size
-            yield BatchKey(self.epoch, number, order[first : first + self._batch_size])
+            positions = order[first : first + self._batch_size]
+            yield BatchKey(self.epoch, number, positions, slice(rank * share, (rank + 1) * share))
 
 
 @dataclass(frozen=True)
@@ -213,17 +219,18 @@ class _Batches(Dataset[Batch]):
             images = self._images(key)
         except TipsError as error:
             return error  # raised by `_Loader`: torch would wrap it in a traceback of the worker
-        labels = torch.from_numpy(self._split.labels[key.positions])
+        labels = torch.from_numpy(self._split.labels[key.positions[key.part]])
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         return (images.float() / scale - self._mean) / self._std, labels
 
     def _images(self, key: BatchKey) -> Tensor:
-        indices = self._split.indices[key.positions]
+        indices = self._split.indices[key.positions[key.part]]
         rng = np.random.default_rng((self._seed, _AUGMENT, key.epoch, key.number))
+        whole = len(key.positions)
         if self._standard is not None:
-            return self._standard(indices, rng.integers(0, 2**32, size=len(indices), dtype=np.uint32))
+            return self._standard(indices, rng.integers(0, 2**32, size=whole, dtype=np.uint32)[key.part])
         images = self._split.source.raw(indices)
-        return crop_and_flip(images, rng, self._flip) if self._augment == "light" else images
+        return crop_and_flip(images, rng, self._flip, whole, key.part) if self._augment == "light" else images
 
 
 class _Loader(DataLoader[Batch]):

@@ -17,19 +17,24 @@ from torch import Tensor
 from tips_nni.training._data_images import ImageSource, to_channels
 
 
-def crop_and_flip(images: Tensor, rng: np.random.Generator, flip: bool) -> Tensor:
+def crop_and_flip(
+    images: Tensor, rng: np.random.Generator, flip: bool, whole: int | None = None, part: slice = slice(None)
+) -> Tensor:
     """Shift every image by up to an eighth of its side (zeros move in) and mirror half of them.
 
     Args:
         images: shape (n, c, s, s), any dtype.
         rng: decides; the same state gives the same result.
         flip: whether to mirror at all.
+        whole: images of the batch that `images` are a part of; None: they are all of it.
+        part: which of them; every image is then treated as it is in the whole batch.
     """
     n, channels, side, _ = images.shape
+    drawn = n if whole is None else whole
     reach = max(1, side // 8)
     padded = F.pad(images, (reach, reach, reach, reach))
-    shifts = torch.from_numpy(rng.integers(0, 2 * reach + 1, size=(n, 2)))
-    mirrored = torch.from_numpy(rng.random(n) < 0.5) & flip
+    shifts = torch.from_numpy(rng.integers(0, 2 * reach + 1, size=(drawn, 2))[part])
+    mirrored = torch.from_numpy(rng.random(drawn)[part] < 0.5) & flip
     places = torch.arange(side)
     rows = shifts[:, :1] + places
     columns = shifts[:, 1:] + torch.where(mirrored[:, None], places.flip(0), places)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import os
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tips_nni.core import Policy, TipsError
 from tips_nni.elastic import Supernet
-from tips_nni.specs import SamplingSpec, TrainingSpec
+from tips_nni.specs import SamplingSpec, TrainingSpec, check_shares
 from tips_nni.training._checkpoint import check_resumable, describe_training
 from tips_nni.training._data import ImageData
 from tips_nni.training._measure import load_batches, measure_subnets
 from tips_nni.training._module import Flops, SupernetModule
+from tips_nni.training._trainer import ending_together, make_trainer, quiet_lightning
 
 _CALIBRATION_IMAGES = 256
 _VALIDATION_IMAGES = 1024
@@ -63,11 +60,15 @@ def train(
     quiet: bool = False,
     flops: Flops | None = None,
 ) -> TrainingSummary:
-    """Train `supernet` in place.
+    """Train `supernet` in place, with several devices in as many processes.
 
     After every epoch ``training.csv`` and ``checkpoints/last.ckpt`` are replaced in one piece each; with `resume` the
     training goes on after the last finished epoch, and on a CPU ends with the same weights, bit for bit, as one that
     was never interrupted.
+
+    Several processes end with the weights of one, up to rounding. They are those that torchrun started, or Lightning
+    starts them: each runs the calling program from its beginning to its end, with ``LOCAL_RANK`` in its environment.
+    The first one alone writes files; all must see them to resume.
 
     Args:
         supernet: to train.
@@ -82,9 +83,10 @@ def train(
         flops: multiply-adds of coded subnets, for the account of training compute.
 
     Raises:
-        TipsError: the loss is not finite, a device or precision is not there, or the checkpoint cannot be read or is of
-            another training.
+        TipsError: the loss is not finite, a device or precision is not there, the devices cannot share a batch, or the
+            checkpoint cannot be read or is of another training.
         KeyboardInterrupt: after Ctrl-C.
+        SystemExit: in a process that is not the first one, where that one or another raises an error.
     """
     loader = data.train_loader()
     module = SupernetModule(
@@ -97,39 +99,17 @@ def train(
         flops=flops,
         settings=describe_training(supernet, data, training, sampling, policy, seed),
     )
+    check_shares(training, min(data.spec.batch_size, len(data.train)))
     checkpoint = folder / "checkpoints" / "last.ckpt"
     resumed = resume and checkpoint.is_file()
     if resumed:
         check_resumable(checkpoint, module)
+    module.configure_optimizers()  # says now what is wrong with them, before other processes start
     recorder = _Recorder(data, folder, checkpoint)
-    callbacks: list[pl.Callback] = [recorder] if quiet else [_Bar(), recorder]
     with quiet_lightning():
-        try:
-            trainer = pl.Trainer(
-                accelerator=training.accelerator,
-                devices=training.devices,
-                precision=training.precision,
-                max_epochs=training.epochs if training.epochs is not None else -1,
-                max_steps=training.steps if training.steps is not None else -1,
-                callbacks=callbacks,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-                default_root_dir=folder,
-                num_sanity_val_steps=0,
-            )
-        except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
-            raise TipsError(
-                f"training cannot start with accelerator {training.accelerator!r}, devices {training.devices}, "
-                f"precision {training.precision!r}: {str(error).splitlines()[0]}"
-            ) from error
-        try:
+        trainer = make_trainer(training, folder, [recorder] if quiet else [_Bar(), recorder])
+        with ending_together(trainer):
             trainer.fit(module, loader, ckpt_path=checkpoint if resumed else None, weights_only=True)
-        except SystemExit:
-            # Lightning turns Ctrl-C into an exit with code 1.
-            raise KeyboardInterrupt from None
     if resumed and trainer.is_global_zero:
         _write_history(folder, module.history)  # the process may have ended after its checkpoint, before this
     supernet.eval().float()  # the "-true" precisions leave weights of another type
@@ -137,24 +117,6 @@ def train(
     return TrainingSummary(
         trainer.current_epoch, trainer.global_step, module.train_flops, device, tuple(module.history)
     )
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advertisements away; its warnings about real trouble stay."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 class _Recorder(pl.Callback):
@@ -241,6 +203,7 @@ class _Bar(pl.Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"),
             console=Console(),
+            disable=not trainer.is_global_zero,
         )
         self._task = self._progress.add_task("train", total=pl_module.total_epochs, state="")
         self._progress.start()

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tips_nni.core import Codes, Policy, SubnetConfig, TipsError
+from tips_nni.core import Codes, Policy, SubnetConfig
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec
 from tips_nni.training._distill import distillation_loss
 from tips_nni.training._optimizer import make_optimizer
+from tips_nni.training._trainer import DivergedError, average, one_batch
 
 Flops = Callable[[Codes], NDArray[np.int64]]
 
@@ -50,6 +51,10 @@ class SupernetModule(pl.LightningModule):
     A checkpoint holds everything that decides the next epoch: weights, optimizer, the policy's state, the generator of
     sampling and mixup, the history, and the settings. PyTorch's own generator, which dropout uses, is set by
     (seed, epoch) when an epoch begins: other users of it in the process, data loaders among them, change nothing.
+
+    Several processes take a step together, each on its part of the batch: they draw the same subnets, blend the same
+    images and step with the mean of their gradients, which is the gradient of the whole batch. So they end where one
+    process does, but for rounding; dropout alone, whose masks every process draws itself, agrees only on average.
 
     Attributes:
         history: one row for every finished epoch.
@@ -117,7 +122,7 @@ class SupernetModule(pl.LightningModule):
         """Train the subnets of one step.
 
         Raises:
-            TipsError: the loss is not finite.
+            DivergedError: the loss is not finite, in this process or another one.
         """
         images, labels = batch
         if batch_idx == 0:
@@ -132,7 +137,9 @@ class SupernetModule(pl.LightningModule):
             images, targets = self._mix(images, targets)
         configs = self.draw()
         optimizer.zero_grad()
-        total = self._accumulate(configs, images, targets)
+        with one_batch(self.trainer, self.training_spec.sync_batchnorm):
+            total = self._accumulate(configs, images, targets)
+        average(self.trainer, [total, *(p.grad for p in self.supernet.parameters() if p.grad is not None)])
         if not torch.isfinite(total):
             raise self._diverged(f"the loss is {total.item()}", step)
         if self.policy.wants_gradients:
@@ -141,7 +148,7 @@ class SupernetModule(pl.LightningModule):
             self.clip_gradients(optimizer, self.training_spec.clip_grad * self._loss_scale(), "norm")
         optimizer.step()
         self.losses.append(total)
-        self._count(configs, len(images))
+        self._count(configs, len(images) * self.trainer.world_size)
         self.policy.observe(configs)
         if self.policy.due(step + 1):
             self.policy.refresh()
@@ -150,16 +157,17 @@ class SupernetModule(pl.LightningModule):
         """Check the weights that an epoch ended with.
 
         Raises:
-            TipsError: one of them is not finite.
+            DivergedError: one of them is not finite, in this process or another one.
         """
-        for name, tensor in self.supernet.backbone.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise self._diverged(f"{name} is not finite", self.global_step)
+        state = self.supernet.backbone.state_dict().items()
+        bad = [name for name, tensor in state if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+        if not self.trainer.strategy.reduce_boolean_decision(not bad):
+            raise self._diverged(f"{bad[0] if bad else 'a weight'} is not finite", self.global_step)
 
-    def _diverged(self, what: str, step: int) -> TipsError:
+    def _diverged(self, what: str, step: int) -> DivergedError:
         optimizer: Any = self.optimizers()
         rate = optimizer.param_groups[0]["lr"]
-        return TipsError(
+        return DivergedError(
             f"{what} at step {step} with learning rate {rate:.3g}; lower training.lr, or set training.clip_grad: 1. "
             "The checkpoint of the last good epoch is kept"
         )
@@ -171,7 +179,7 @@ class SupernetModule(pl.LightningModule):
         return self._num_classes
 
     def _accumulate(self, configs: list[SubnetConfig], images: Tensor, targets: Tensor) -> Tensor:
-        """Add the gradients of every subnet and return the mean loss, a scalar tensor."""
+        """Add the gradients of every subnet, of this process's images, and return the mean loss, a scalar tensor."""
         smoothing = self.training_spec.label_smoothing
         largest = self.supernet.space.largest
         soft: Tensor | None = None
@@ -184,19 +192,19 @@ class SupernetModule(pl.LightningModule):
                 loss = distillation_loss(logits, soft, self.sampling.divergence)
             if config == largest and self.sampling.distill:
                 soft = logits.detach().softmax(dim=1)
-            if self.trainer.world_size > 1:
-                losses.append(loss)  # several backward passes would meet the same parameter twice
-            else:
-                self.manual_backward(loss)
-                losses.append(loss.detach())
-        if self.trainer.world_size > 1:
-            self.manual_backward(torch.stack(losses).sum())
-        return torch.stack([loss.detach() for loss in losses]).mean()
+            self.manual_backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
 
     def _mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend every image, and its target, with another one (mixup, Zhang et al. 2018)."""
+        """Blend every image, and its target, with another one (mixup, Zhang et al. 2018).
+
+        It is the neighbour, 0 with 1, 2 with 3 and so on, as the order is random already: several processes then blend
+        the same pairs as one. The last of an odd number stays as it is.
+        """
         share = float(self._rng.beta(self.training_spec.mixup, self.training_spec.mixup))
-        other = torch.from_numpy(self._rng.permutation(len(images))).to(images.device)
+        positions = torch.arange(len(images), device=images.device)
+        other = (positions ^ 1).clamp(max=len(images) - 1)
         return images.lerp(images[other], 1 - share), targets.lerp(targets[other], 1 - share)
 
     def _loss_scale(self) -> float:
