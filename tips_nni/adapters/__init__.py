@@ -9,7 +9,10 @@ import importlib
 from typing import Any
 
 _PLACES = {
+    "TIPS": "_one_shot",
+    "TIPSSearch": "_multi_trial",
     "TIPSTuner": "_tuner",
+    "TimmSpace": "_space",
     "check_experiment": "_check",
     "code_of": "_task",
     "find_experiment": "_results",
@@ -18,6 +21,7 @@ _PLACES = {
     "register": "_register",
     "run_trial": "_trial",
     "show_front": "_show",
+    "timm_space": "_space",
     "unregister": "_register",
     "wait": "_results",
     "write_experiment": "_config",

@@ -24,10 +24,13 @@ class CostModel(ABC):
     Attributes:
         name: the key in constraints, tables and files, e.g. ``mflops``.
         unit: for people, e.g. ``ms``.
+        tabulated: whether many subnets cost hardly more than one; False where each is measured on its own, so that
+            searches ask about few.
     """
 
     name: str
     unit: str
+    tabulated: bool = True
 
     @abstractmethod
     def evaluate(self, codes: Codes) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ def check_feasible(space: SearchSpace, costs: Mapping[str, CostModel], constrain
     """Check that some subnet keeps every constraint.
 
     The nearest feasible value of a cost is its smallest over the space: exact by enumeration up to `ENUMERABLE`
-    subnets; beyond, the best that coordinate descent from the smallest subnet finds.
+    subnets; beyond, or where costs are not tabulated, the best that coordinate descent from the smallest subnet finds.
 
     Raises:
         TipsError: a constraint on an unknown cost.
@@ -35,7 +35,7 @@ def check_feasible(space: SearchSpace, costs: Mapping[str, CostModel], constrain
             raise unknown("cost in the constraints", name, costs)
     if not constraints:
         return
-    if space.size <= ENUMERABLE:
+    if space.size <= ENUMERABLE and all(costs[name].tabulated for name in constraints):
         codes = every_code(space)
         values = {name: costs[name].evaluate(codes) for name in constraints}
         least = {name: float(value.min()) for name, value in values.items()}
