@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
+
+import yaml
 
 from tips_nni.adapters._register import CLASS, NAME
 from tips_nni.adapters._task import check_search_space, load_task
 from tips_nni.adapters._tuner import check_arguments
-from tips_nni.core import TipsError, check_feasible
+from tips_nni.core import TipsError, check_feasible, unknown
+
+_PLATFORMS = ("adl", "aml", "dlc", "frameworkcontroller", "kubeflow", "local", "openpai", "remote")
 
 
 def check_experiment(path: Path) -> str:
@@ -22,11 +27,13 @@ def check_experiment(path: Path) -> str:
     from nni.experiment.config import ExperimentConfig, utils
     from nni.tools.package_utils import get_algo_meta
 
+    _check_shape(path)
     try:
         config = ExperimentConfig.load(path).canonical_copy()
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError) as error:
         utils.unset_base_path()  # NNI leaves it set where it fails, and then refuses the next file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # NNI asserts without a message: then the line that it asserts says what it wants.
+        reason = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
         raise TipsError(f"{path}: NNI refuses it: {reason}") from None
     tuner = config.tuner
     if tuner is None or ((tuner.name or "").upper() != NAME and tuner.class_name != CLASS):
@@ -50,3 +57,22 @@ def check_experiment(path: Path) -> str:
         f"{path}: a valid experiment of {task.spec.backbone.name} with {task.space.size:.3g} subnets; "
         f"{config.max_trial_number or 'no limit of'} trials, {config.trial_concurrency} at once"
     )
+
+
+def _check_shape(path: Path) -> None:
+    """Check what NNI's own code stumbles over without naming it.
+
+    Raises:
+        TipsError: a part is missing or has a wrong shape.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TipsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    for key, example in (("tuner", "{name: TIPS, classArgs: {run: .}}"), ("trainingService", "{platform: local}")):
+        value = content.get(key)
+        if not isinstance(value, dict):
+            raise TipsError(f"{path}: {key} = {value!r}; it must be a mapping, e.g. {example}")
+    platform = content["trainingService"].get("platform")
+    if platform not in _PLATFORMS:
+        raise TipsError(f"{path}: {unknown('trainingService.platform', str(platform), _PLATFORMS)}")
