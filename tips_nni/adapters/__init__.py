@@ -9,22 +9,22 @@ import importlib
 from typing import Any
 
 _PLACES = {
-    "TIPS": "_one_shot",
-    "TIPSSearch": "_multi_trial",
-    "TIPSTuner": "_tuner",
-    "TimmSpace": "_space",
-    "check_experiment": "_check",
-    "code_of": "_task",
-    "find_experiment": "_results",
-    "machine_paths": "_config",
-    "read_results": "_results",
-    "register": "_register",
-    "run_trial": "_trial",
-    "show_front": "_show",
-    "timm_space": "_space",
-    "unregister": "_register",
-    "wait": "_results",
-    "write_experiment": "_config",
+    "TIPS": "strategies._one_shot",
+    "TIPSSearch": "strategies._multi_trial",
+    "TIPSTuner": "tuner._tuner",
+    "TimmSpace": "strategies._space",
+    "check_experiment": "tuner._check",
+    "code_of": "tuner._task",
+    "find_experiment": "tuner._results",
+    "machine_paths": "tuner._config",
+    "read_results": "tuner._results",
+    "register": "tuner._register",
+    "run_trial": "tuner._trial",
+    "show_front": "tuner._show",
+    "timm_space": "strategies._space",
+    "unregister": "tuner._register",
+    "wait": "tuner._results",
+    "write_experiment": "tuner._config",
 }
 __all__ = sorted(_PLACES)
 

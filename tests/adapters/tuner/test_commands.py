@@ -17,7 +17,7 @@ from tips_nni.cli import main
 from tips_nni.core import TipsError
 from tips_nni.specs import load_run
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "nni"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "nni"
 
 
 @pytest.fixture(autouse=True)

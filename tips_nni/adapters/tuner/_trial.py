@@ -10,8 +10,8 @@ import nni
 import numpy as np
 from torch import nn
 
-from tips_nni.adapters._manager import final_result, own_parameters
-from tips_nni.adapters._task import code_of
+from tips_nni.adapters.tuner._manager import final_result, own_parameters
+from tips_nni.adapters.tuner._task import code_of
 from tips_nni.core import SubnetConfig, TipsError
 from tips_nni.elastic import calibrate, resize
 from tips_nni.pipeline import Parts, load_parts, load_trained

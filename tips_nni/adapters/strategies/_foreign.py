@@ -13,13 +13,13 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
-from tips_nni.adapters._labels import Labels
-from tips_nni.adapters._model_costs import multiply_adds
-from tips_nni.adapters._model_graph import path_graph
-from tips_nni.adapters._network import ModuleCost, Network
-from tips_nni.adapters._observe import Observations
-from tips_nni.adapters._space import Sample
-from tips_nni.adapters._trace import Trace, trace_forward
+from tips_nni.adapters.strategies._labels import Labels
+from tips_nni.adapters.strategies._model_costs import multiply_adds
+from tips_nni.adapters.strategies._model_graph import path_graph
+from tips_nni.adapters.strategies._network import ModuleCost, Network
+from tips_nni.adapters.strategies._observe import Observations
+from tips_nni.adapters.strategies._space import Sample
+from tips_nni.adapters.strategies._trace import Trace, trace_forward
 from tips_nni.core import SubnetConfig
 from tips_nni.elastic import Statistics
 

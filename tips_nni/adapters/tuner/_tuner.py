@@ -16,7 +16,7 @@ import nni
 from nni.tuner import Tuner
 
 from tips_nni.adapters._patches import tell_tuner_of_resumed_trials
-from tips_nni.adapters._task import check_search_space, config_of, load_task
+from tips_nni.adapters.tuner._task import check_search_space, config_of, load_task
 from tips_nni.core import SubnetConfig, TipsError, unknown, write_json
 
 _log = logging.getLogger("nni.tips")

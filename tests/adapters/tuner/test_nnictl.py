@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from tips_nni.adapters._task import config_of
+from tips_nni.adapters.tuner._task import config_of
 from tips_nni.elastic import AnytimeModel
 from tips_nni.pipeline import Measurements, load_trained
 

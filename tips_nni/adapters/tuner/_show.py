@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tips_nni.adapters._results import failure, read_results
+from tips_nni.adapters.tuner._results import failure, read_results
 from tips_nni.core import FrontPoint, TipsError, write_csv
 from tips_nni.pipeline import anytime_model, load_trained
 from tips_nni.report import front_table

@@ -12,7 +12,7 @@ from nni.experiment import rest
 from nni.tools.nnictl.config_utils import Experiments
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tips_nni.adapters._tuner import STATE
+from tips_nni.adapters.tuner._tuner import STATE
 from tips_nni.core import FrontPoint, SearchSpace, TipsError, front_of
 
 _FINISHED = ("DONE", "ERROR", "STOPPED", "VIEWED")

@@ -14,7 +14,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from tips_nni.adapters import _patches
-from tips_nni.adapters._weights import load_weights, save_weights
+from tips_nni.adapters.strategies._weights import load_weights, save_weights
 from tips_nni.core import CostModel, CostTable, SearchSpace, SubnetConfig
 from tips_nni.elastic import Supernet, convert
 from tips_nni.latency import LatencyTable, load_pack

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tips_nni.adapters._space import Sample, SampledBackbone, TimmSpace
+from tips_nni.adapters.strategies._space import Sample, SampledBackbone, TimmSpace
 from tips_nni.core import Architecture, Codes, CostModel, PathGraph, SearchSpace, SubnetConfig
 from tips_nni.elastic import Statistics, calibrate
 from tips_nni.training import accuracy, gradient_norms

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from tips_nni.adapters._register import CLASS, NAME
-from tips_nni.adapters._task import check_search_space, load_task
-from tips_nni.adapters._tuner import check_arguments
+from tips_nni.adapters.tuner._register import CLASS, NAME
+from tips_nni.adapters.tuner._task import check_search_space, load_task
+from tips_nni.adapters.tuner._tuner import check_arguments
 from tips_nni.core import TipsError, check_feasible, unknown
 
 _PLATFORMS = ("adl", "aml", "dlc", "frameworkcontroller", "kubeflow", "local", "openpai", "remote")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from tips_nni.adapters._trace import Trace
+from tips_nni.adapters.strategies._trace import Trace
 from tips_nni.core import SearchSpace, SubnetConfig
 
 #: label (a column of the code) -> the options under which something is present

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tips_nni.adapters._task import ARCHITECTURE, RUN_SPEC, nni_search_space
+from tips_nni.adapters.tuner._task import ARCHITECTURE, RUN_SPEC, nni_search_space
 from tips_nni.core import TipsError, check_feasible, write_text
 from tips_nni.pipeline import prepare
 from tips_nni.specs import RunSpec, is_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from nni.runtime import log
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "nni"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "nni"
 RUNS = {
     "one_shot.py": "--backbone test_resnet --space resnet --image-size 16 --epochs 1 --save supernet.safetensors",
     "multi_trial.py": "--trials 3 --steps 2",

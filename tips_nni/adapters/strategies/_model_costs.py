@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.adapters._observe import Observations
-from tips_nni.adapters._trace import Trace
+from tips_nni.adapters.strategies._observe import Observations
+from tips_nni.adapters.strategies._trace import Trace
 from tips_nni.core import Codes, CostModel, SearchSpace, SubnetConfig, TabulatedCost, Term
 
 _CHECKED = 8

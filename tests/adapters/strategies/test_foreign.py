@@ -27,7 +27,7 @@ from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.adapters import TIPS
-from tips_nni.adapters._foreign import ForeignNetwork
+from tips_nni.adapters.strategies._foreign import ForeignNetwork
 from tips_nni.core import PathGraph, SearchSettings, TipsError
 
 Run = Callable[..., NasExperiment]

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tips_nni.adapters import _patches
-from tips_nni.adapters._foreign import ForeignNetwork
-from tips_nni.adapters._loaders import first, train_batches, validation_batches
-from tips_nni.adapters._network import ModuleCost, Network, TimmNetwork
-from tips_nni.adapters._sandwich import SandwichModule
-from tips_nni.adapters._space import TimmSpace
+from tips_nni.adapters.strategies._foreign import ForeignNetwork
+from tips_nni.adapters.strategies._loaders import first, train_batches, validation_batches
+from tips_nni.adapters.strategies._network import ModuleCost, Network, TimmNetwork
+from tips_nni.adapters.strategies._sandwich import SandwichModule
+from tips_nni.adapters.strategies._space import TimmSpace
 from tips_nni.core import (
     FrontPoint,
     SearchResult,

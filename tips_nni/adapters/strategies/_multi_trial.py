@@ -22,9 +22,9 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from nni.nas.strategy import RandomOneShot, Strategy
 
 from tips_nni.adapters import _patches
-from tips_nni.adapters._foreign import ForeignNetwork
-from tips_nni.adapters._labels import Labels, Sample
-from tips_nni.adapters._space import TimmSpace, config_of
+from tips_nni.adapters.strategies._foreign import ForeignNetwork
+from tips_nni.adapters.strategies._labels import Labels, Sample
+from tips_nni.adapters.strategies._space import TimmSpace, config_of
 from tips_nni.core import (
     Architecture,
     CostModel,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tips_nni.adapters._observe import Observations, Presence, both
-from tips_nni.adapters._trace import INPUT, Trace
+from tips_nni.adapters.strategies._observe import Observations, Presence, both
+from tips_nni.adapters.strategies._trace import INPUT, Trace
 from tips_nni.core import PathGraph, Requirement
 
 OUTPUT = "output"

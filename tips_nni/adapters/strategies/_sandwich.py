@@ -13,7 +13,7 @@ from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.sampling import RandomSamplingLightningModule
 from torch import Tensor, nn
 
-from tips_nni.adapters._network import Network
+from tips_nni.adapters.strategies._network import Network
 from tips_nni.core import Policy, SubnetConfig, TipsError
 from tips_nni.specs import SamplingSpec
 from tips_nni.training import distillation_loss
