@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from tips_nni.pipeline import check, kind_of_file
+    from tips_nni.specs import kind_of_file
 
     if kind_of_file(Path(arguments.spec)) == "experiment":
         need_nni()
@@ -66,6 +66,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
         print(check_experiment(Path(arguments.spec)))
     else:
+        from tips_nni.pipeline import check
+
         check(arguments.spec, arguments.set)
 
 

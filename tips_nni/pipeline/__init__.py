@@ -6,7 +6,6 @@ from tips_nni.pipeline._export import export as export
 from tips_nni.pipeline._front import Measurements as Measurements
 from tips_nni.pipeline._front import anytime_model as anytime_model
 from tips_nni.pipeline._listing import check as check
-from tips_nni.pipeline._listing import kind_of_file as kind_of_file
 from tips_nni.pipeline._listing import print_spaces as print_spaces
 from tips_nni.pipeline._listing import print_strategies as print_strategies
 from tips_nni.pipeline._prepare import Parts as Parts

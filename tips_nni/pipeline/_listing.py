@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from tips_nni.core import check_feasible
 from tips_nni.pipeline._prepare import prepare
-from tips_nni.specs import load_run, load_space, load_strategy, space_names, strategy_names
+from tips_nni.specs import kind_of_file, load_run, load_space, load_strategy, space_names, strategy_names
 
 
 def print_spaces() -> None:
@@ -58,19 +57,3 @@ def check(path: str, overrides: Sequence[str] = ()) -> None:
         check_feasible(parts.supernet.space, parts.costs, spec.constraints.bounds)
         space_size = parts.supernet.space.size
         print(f"{path}: a valid run of {spec.backbone.name} with {space_size:.3g} subnets; output {spec.output}")
-
-
-def kind_of_file(path: Path) -> str:
-    """Tell by its keys what a file describes: ``space``, ``strategy``, ``experiment`` (NNI's) or ``run``.
-
-    What is unclear counts as a run spec.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return "run"  # its loader gives the error, with the line
-    if isinstance(data, dict) and "family" in data:
-        return "space"
-    if isinstance(data, dict) and ("trialCommand" in data or "tuner" in data):
-        return "experiment"
-    return "strategy" if isinstance(data, dict) and "policy" in data else "run"

@@ -1,5 +1,6 @@
 """The YAML specs: their schema, loading with line numbers, and the built-in search spaces and strategies."""
 
+from tips_nni.specs._kind import kind_of_file as kind_of_file
 from tips_nni.specs._library import is_path as is_path
 from tips_nni.specs._library import load_space as load_space
 from tips_nni.specs._library import load_strategy as load_strategy

@@ -96,7 +96,7 @@ class Nnictl:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=400,
             check=False,
         )
         output = done.stdout + done.stderr
@@ -141,7 +141,7 @@ class Nnictl:
         """Final metrics by trial."""
         return {row["trialJobId"]: json.loads(json.loads(row["data"])) for row in self.rest("metric-data?type=FINAL")}
 
-    def until(self, what: Any, seconds: float = 150) -> None:
+    def until(self, what: Any, seconds: float = 300) -> None:
         """Wait until `what()` holds."""
         end = time.monotonic() + seconds
         while not what():

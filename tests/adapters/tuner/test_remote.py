@@ -21,6 +21,7 @@ SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 pytestmark = [
     pytest.mark.nni,
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(SSHD is None, reason="no sshd here; on Debian: apt-get install openssh-server"),
 ]
 

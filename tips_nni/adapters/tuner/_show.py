@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tips_nni.adapters.tuner._results import failure, read_results
 from tips_nni.core import FrontPoint, TipsError, write_csv
-from tips_nni.pipeline import anytime_model, load_trained
 from tips_nni.report import front_table
 
 
@@ -33,6 +32,8 @@ def show_front(folder: Path, *, csv: Path | None = None, model: Path | None = No
         )
     rows: list[dict[str, Any]]
     if model is not None and run is not None:
+        from tips_nni.pipeline import anytime_model, load_trained  # brings torch, which takes seconds
+
         parts = load_trained(run)
         if parts.supernet.space != results.space:
             raise TipsError(f"{run} has another search space than experiment {folder.name}; name the run it searched")
