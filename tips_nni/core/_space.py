@@ -186,7 +186,7 @@ class SearchSpace:
         checked: Codes = np.atleast_2d(np.asarray(codes)).astype(np.int64, copy=False)
         if checked.ndim != 2 or checked.shape[1] != len(self.dims):
             raise TipsError(f"codes have shape {checked.shape}; this search space needs (N, {len(self.dims)})")
-        if checked.size and (checked.min() < 0 or (checked >= self.sizes).any()):
+        if checked.size and ((checked.min(axis=0) < 0).any() or (checked.max(axis=0) >= self.sizes).any()):
             raise TipsError(f"codes have an index out of range; the dimensions have {self.sizes.tolist()} choices")
         return checked
 
