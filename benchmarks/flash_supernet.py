@@ -13,7 +13,7 @@ import numpy as np
 import timm
 import torch
 from anytime.data import Data, prepare
-from anytime.study import SCALES, Rival, Scale
+from anytime.study import Rival, Scale
 from anytime.training import Length, calibration_images, train
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -22,19 +22,23 @@ from torch import nn
 
 from tips_nni.core import SubnetConfig, write_json
 from tips_nni.elastic import Supernet
+from tips_nni.specs import SpaceSpec, load_space
 from tips_nni.training import measure_subnets
 
 PACK = "cifar100_q95"
-RATE, SEED = 0.1, 0
+RATE, SEED = 0.2, 0
 
 
 def resnet(classes: int) -> nn.Module:
-    """Timm's ResNet of twelve basic blocks with a quarter of the usual channels; the stem halves the image once."""
+    """Timm's ResNet of twelve basic blocks with an eighth of the usual channels; the stem halves the image once.
+
+    So few channels that in a quarter of an hour their number is what limits the accuracy, not the training.
+    """
     model = timm.create_model(
         "resnet34",
         num_classes=classes,
         layers=(3, 3, 3, 3),
-        channels=(16, 32, 64, 128),
+        channels=(8, 16, 32, 64),
         stem_type="deep",
         stem_width=8,
     )
@@ -42,17 +46,23 @@ def resnet(classes: int) -> nn.Module:
     return model
 
 
+def _space() -> SpaceSpec:
+    """Return the space of ResNets with channels in steps of two."""
+    declared = load_space("resnet")
+    finer = {name: getattr(declared, name).model_copy(update={"divisor": 2}) for name in ("width", "hidden")}
+    return declared.model_copy(update=finer)
+
+
 def scale_of(classes: int | None = None) -> Scale:
     """Return the network, its space and the sizes of the measurements."""
-    small = SCALES["cpu"]
     return Scale(
         name="flash",
         build=resnet,
-        space=small.space,
+        space=_space,
         image_size=32,
         classes=classes,
         validation=2000,
-        batch=64,
+        batch=128,
         compute=0.0,
         shares=(1.0,),
         rates=(RATE,),
