@@ -168,7 +168,7 @@ RUN_ERRORS = [
     ),
     (
         RUN + "search:\n  algorithm: flash\n  options: {predictor: ridges}\n",
-        "11: search: unknown predictor of search algorithm 'flash' 'ridges'; did you mean 'ridge'? "
+        "10: search: unknown predictor of search algorithm 'flash' 'ridges'; did you mean 'ridge'? "
         "(allowed: log_linear, nn_degree, ridge)",
     ),
     (

@@ -13,19 +13,14 @@ from tips_nni.core._cost import CostModel
 from tips_nni.core._errors import InfeasibleError, TipsError
 from tips_nni.core._feasible import check_feasible, descend
 from tips_nni.core._nn_degree import NNDegree
-from tips_nni.core._relaxation import Relaxation, Score, kind_groups
+from tips_nni.core._refinement import Refinement, Score, merit_of, violation_of
+from tips_nni.core._relaxation import Relaxation, kind_groups
 from tips_nni.core._space import Codes
 
 Vector = NDArray[np.float64]
 
 #: Variables of the second relaxation, at most; neighbouring cells share one where there are more cells.
 _CELL_GROUPS = 6
-#: Pairs of moves that one step of the refinement looks at, at most.
-_PAIRS = 4096
-#: Share of the dimensions that a random start draws anew.
-_CHANGED = 0.25
-#: Above every score.
-_WORST = 1e12
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class FlashSettings:
 
     Attributes:
         starts: local minima, and as many random subnets near them, that are refined, at least 1.
-        kicks: how often random subnets near the best are refined, at least 0.
+        kicks: how often the best is left, to be found again or surpassed, at least 0.
         iterations: steps of SHGO's local minimiser, at least 1.
     """
 
@@ -59,12 +54,11 @@ class FlashSolver:
        that kind together;
     2. SHGO over one variable for each cell of the network, which shifts the dimensions of that cell around the result
        of the first stage;
-    3. the local minima of both, rounded, and random subnets near them are improved on the exact tables by moves of one
-       dimension, then of two at once, until none is better; then the same from random subnets near the best. What
-       breaks a constraint is repaired by the same moves: they lower the violation first.
+    3. the local minima of both, rounded, and random subnets near them are improved and repaired on the exact tables,
+       see `Refinement`.
 
     Stages 1 and 2 see score and costs exact on a lattice, multilinear between. The result is a local optimum with
-    regard to all changes of one dimension and (up to 4096) changes of two; no more is promised.
+    regard to all changes of one dimension and of two (4096 of them where there are more); no more is promised.
 
     Args:
         degree: NN-Degree of the network, for its cells.
@@ -121,11 +115,9 @@ class FlashSolver:
         pool = [*self._relaxed(bounds), *([] if starts is None else list(starts))]
         if not pool:
             pool = [self.space.encode(self.space.smallest), self.space.encode(self.space.largest)]
-        near = np.stack(pool)
-        found = self._refined(np.concatenate([near, self._around(near, rng)]), bounds, rng)
-        for _ in range(self.settings.kicks):
-            found = self._refined(np.concatenate([found[None], self._around(found[None], rng)]), bounds, rng)
-        if self._merit(found[None], bounds)[0] <= -_WORST:
+        refinement = Refinement(self.space, self.score, self.costs, bounds)
+        found = refinement.best(np.stack(pool), self.settings.starts, self.settings.kicks, rng)
+        if not refinement.feasible(found):
             wanted = ", ".join(f"{name} <= {limit:g}" for name, limit in bounds.items())
             raise InfeasibleError(f"no subnet was found that keeps {wanted} all together; raise one of the limits")
         return found, float(self.score(found[None])[0])
@@ -167,93 +159,12 @@ class FlashSolver:
         points = coarse.minima(self._coarse_score, costs, bounds, self.settings.iterations)[: self.settings.starts]
         if not len(points):
             # SHGO saw no feasible corner: go on from the best feasible point of the lattice, if there is one.
-            merit = _merit(self._coarse_score, _violation(costs, bounds, len(coarse.lattice)))
+            merit = merit_of(self._coarse_score, violation_of(costs, bounds))
             points = coarse.grid[[int(merit.argmax())]]
         fine = Relaxation(self.space, self._cells, coarse.positions(points[:1])[0], 0.5, 1.0)
         values = {name: self.costs[name].evaluate(fine.lattice) for name in bounds}
         closer = fine.minima(self.score(fine.lattice), values, bounds, self.settings.iterations)
         return [*fine.codes(closer[: self.settings.starts]), *coarse.codes(points)]
-
-    def _around(self, codes: Codes, rng: np.random.Generator) -> Codes:
-        """Return `starts` codes, each one of `codes` with about a quarter of its dimensions drawn anew."""
-        drawn = codes[rng.integers(len(codes), size=self.settings.starts)]
-        changed = rng.random(drawn.shape) < _CHANGED
-        return np.asarray(np.where(changed, self.space.sample(rng, len(drawn)), drawn))
-
-    def _refined(self, codes: Codes, bounds: Mapping[str, float], rng: np.random.Generator) -> Codes:
-        """Return the best code, shape (D,), that moves lead to from `codes`, shape (S, D)."""
-        merit = self._merit(codes, bounds)
-        dims, choices = self._moves()
-        while True:
-            around = np.repeat(codes[:, None], len(dims), axis=1)
-            around[:, np.arange(len(dims)), dims] = choices
-            found = self._merit(around.reshape(-1, codes.shape[1]), bounds).reshape(len(codes), -1)
-            best = found.argmax(axis=1)
-            better = _exceeds(found[np.arange(len(codes)), best], merit)
-            if not better.any():
-                break
-            codes = np.where(better[:, None], around[np.arange(len(codes)), best], codes)
-            merit = np.where(better, found[np.arange(len(codes)), best], merit)
-        # Moves of two are many: only the best two go on.
-        _, distinct = np.unique(codes, axis=0, return_index=True)
-        order = distinct[np.argsort(-merit[distinct], kind="stable")][:2]
-        ends = [self._by_pairs(codes[i], float(merit[i]), bounds, rng) for i in order]
-        return max(ends, key=lambda end: end[1])[0]
-
-    def _by_pairs(
-        self, code: Codes, merit: float, bounds: Mapping[str, float], rng: np.random.Generator
-    ) -> tuple[Codes, float]:
-        """Improve a code by changes of two dimensions at once until none helps; return it with its merit."""
-        dims, choices = self._moves()
-        while True:
-            real = np.flatnonzero(choices != code[dims])
-            first, second = np.triu_indices(len(real), 1)
-            if len(first) > _PAIRS:
-                drawn = rng.choice(len(first), size=_PAIRS, replace=False)
-                first, second = first[drawn], second[drawn]
-            first, second = real[first], real[second]
-            around = np.repeat(code[None], len(first), axis=0)
-            rows = np.arange(len(first))
-            around[rows, dims[first]] = choices[first]
-            around[rows, dims[second]] = choices[second]
-            if not len(around):
-                return code, merit
-            found = self._merit(around, bounds)
-            best = int(found.argmax())
-            if not _exceeds(found[best], merit):
-                return code, merit
-            code, merit = around[best], float(found[best])
-
-    def _moves(self) -> tuple[Codes, Codes]:
-        """Return every (dimension, choice) there is, two arrays of shape (M,)."""
-        sizes = self.space.sizes
-        return np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(size) for size in sizes])
-
-    def _merit(self, codes: Codes, bounds: Mapping[str, float]) -> Vector:
-        """Return the score of codes that keep the bounds, and less than any score for others, shape (N,)."""
-        costs = {name: self.costs[name].evaluate(codes) for name in bounds}
-        violation = _violation(costs, bounds, len(codes))
-        kept = violation <= 0
-        score = np.zeros(len(codes))
-        score[kept] = self.score(codes[kept])
-        return _merit(score, violation)
-
-
-def _violation(costs: Mapping[str, Vector], bounds: Mapping[str, float], count: int) -> Vector:
-    """Return by how much bounds are exceeded, relative to each and in sum, shape (count,); 0 where all are kept."""
-    total = np.zeros(count)
-    for name, limit in bounds.items():
-        total += np.maximum(costs[name] / limit - 1, 0.0)
-    return total
-
-
-def _merit(score: Vector, violation: Vector) -> Vector:
-    return np.where(violation > 0, -_WORST * (1 + violation), score)
-
-
-def _exceeds(found: Vector, before: Vector | float) -> NDArray[np.bool_]:
-    """Whether merits are better by more than rounding."""
-    return np.asarray(found > before + 1e-12 * np.abs(before))
 
 
 def _cell_groups(degree: NNDegree) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from scipy.optimize import shgo
 from tips_nni.core._space import Codes, SearchSpace
 
 Vector = NDArray[np.float64]
-Score = Callable[[Codes], Vector]
 
 #: Subnets that a relaxation is tabulated on, at most.
 _POINTS = 4096
