@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,13 @@ def load(path: Path, *, size: int, classes: int | None, validation: int, device:
     """Read an ``.npz`` with x_train, y_train, x_test, y_test; x are uint8 (N, H, W, 3)."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    return prepare(arrays, size=size, classes=classes, validation=validation, device=device)
+
+
+def prepare(
+    arrays: Mapping[str, np.ndarray], *, size: int, classes: int | None, validation: int, device: torch.device
+) -> Data:
+    """Split, resize and normalise arrays as `load` reads them; `validation` training images are held out."""
     count = int(arrays["y_train"].max()) + 1 if classes is None else classes
     kept = {part: arrays[f"y_{part}"] < count for part in ("train", "test")}
     x = {part: _resized(arrays[f"x_{part}"][kept[part]], size) for part in kept}

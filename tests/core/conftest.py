@@ -50,3 +50,45 @@ def architecture() -> Architecture:
 @pytest.fixture
 def every_code(architecture: Architecture) -> np.ndarray:
     return np.indices(tuple(architecture.space.sizes)).reshape(len(architecture.space.dims), -1).T
+
+
+def make_residual_network(stages: int = 2, blocks: int = 2, choices: int = 3) -> Architecture:
+    """A network of residual stages: a width and a depth for each stage, a hidden width for each block."""
+    dims: list[ElasticDim] = []
+    side = 32
+    maps = [FeatureMap("input", (Axis((3,)),), ((side, side),))]
+    operations: list[Operation] = []
+    previous = "input"
+    for stage in range(stages):
+        name, side = f"layer{stage}", side // 2
+        unit = 8 << stage
+        sizes = tuple(unit * (i + 1) for i in range(choices))
+        dims.append(ElasticDim(f"width.{name}", "width", sizes))
+        dims.append(ElasticDim(f"depth.{name}", "depth", tuple(range(1, blocks + 1))))
+        wide, spatial = (Axis(sizes, f"width.{name}"),), ((side, side),)
+        for block in range(blocks):
+            prefix = f"{name}.{block}"
+            dims.append(ElasticDim(f"hidden.{prefix}", "hidden", sizes))
+            gate = Gate(f"depth.{name}", block) if block else None
+            maps.append(FeatureMap(f"{prefix}.a", (Axis(sizes, f"hidden.{prefix}"),), spatial))
+            maps.append(FeatureMap(f"{prefix}.b", wide, spatial))
+            operations.append(Operation(f"{prefix}.a", "conv", (previous,), f"{prefix}.a", (3, 3), gate=gate))
+            operations.append(Operation(f"{prefix}.b", "conv", (f"{prefix}.a",), f"{prefix}.b", (3, 3), gate=gate))
+            previous = f"{prefix}.b"
+            if block:
+                maps.append(FeatureMap(f"{prefix}.sum", wide, spatial))
+                inputs = (previous, operations[-3].output)
+                operations.append(Operation(f"{prefix}.sum", "add", inputs, f"{prefix}.sum", gate=gate))
+                previous = f"{prefix}.sum"
+    return Architecture(SearchSpace(tuple(dims)), tuple(maps), tuple(operations))
+
+
+@pytest.fixture(scope="session")
+def residual() -> Architecture:
+    """2,916 subnets."""
+    return make_residual_network()
+
+
+@pytest.fixture(scope="session")
+def every_residual_code(residual: Architecture) -> np.ndarray:
+    return np.indices(tuple(residual.space.sizes)).reshape(len(residual.space.dims), -1).T

@@ -21,6 +21,7 @@ from tips_nni.cli import main
 from tips_nni.core import CostTable, InfeasibleError, TipsError, non_dominated
 from tips_nni.elastic import AnytimeModel, example_images
 from tips_nni.pipeline import prepare, run
+from tips_nni.pipeline._front import search
 from tips_nni.specs import RunSpec, load_run
 
 Outcome = Callable[[Path], dict[str, object]]
@@ -218,3 +219,31 @@ def test_nothing_is_written_where_the_optimizer_is_unknown(spec: Path, tmp_path:
     with pytest.raises(TipsError, match="'sgdd'; did you mean 'sgd"):
         run(load_run(spec, [f"output={tmp_path / 'never'}", "training.optimizer=sgdd"]), quiet=True)
     assert not (tmp_path / "never").exists()
+
+
+# FLASH
+
+
+def test_flash_as_a_strategy(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how far its predictor can be trusted."""
+    keys = ["strategy=flash", "training.epochs=1", "search.population=8", "search.images=16", "export.onnx=0"]
+    folder = run(load_run(spec, [f"output={tmp_path / 'flash'}", *keys, "constraints.mflops=4"]), quiet=True)
+    front = front_of(folder)
+    assert front
+    assert all(row["mflops"] <= 4 for row in front)
+    facts = json.loads((folder / "run.json").read_text())["search"]
+    assert (facts["algorithm"], facts["measured"]) == ("flash", 16)
+    diagnostics = facts["diagnostics"]
+    assert diagnostics["samples"] == 16
+    assert 0 <= diagnostics["leave_one_out_error"] < 1
+    assert -1 <= diagnostics["rank_correlation"] <= 1
+    said = f"leave one out error {diagnostics['leave_one_out_error']:.2%}, rank correlation"
+    assert said in capsys.readouterr().out
+    assert said in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_flash_as_the_search_after_another_training(spec: Path) -> None:
+    parts = prepare(load_run(spec, ["strategy=tips", "search.algorithm=flash", "constraints.latency_ms=6"]))
+    result = search(parts, lambda configs: np.array([sum(c.values) / 10000 for c in configs]), None)  # type: ignore[arg-type]
+    assert max(point.costs["latency_ms"] for point in result.evaluated) <= 6
+    assert result.diagnostics["samples"] == len(result.evaluated) == 12

@@ -159,7 +159,29 @@ RUN_ERRORS = [
     (RUN + "search:\n  population: 2\n", "10: search.population = 2: must be at least 4 (subnets of one generation)"),
     (
         RUN + "search:\n  algorithm: evolutoin\n",
-        "10: search.algorithm = \"evolutoin\": must be one of evolution; did you mean 'evolution'? (how subnets are proposed)",
+        "10: search: unknown search algorithm 'evolutoin'; did you mean 'evolution'? (allowed: evolution, flash)",
+    ),
+    (
+        RUN + "search:\n  algorithm: flash\n  options: {predictr: ridge}\n",
+        "10: search: unknown option of search algorithm 'flash' 'predictr'; did you mean 'predictor'? "
+        "(allowed: iterations, kicks, predictor, starts, training_free)",
+    ),
+    (
+        RUN + "search:\n  algorithm: flash\n  options: {predictor: ridges}\n",
+        "10: search: unknown predictor of search algorithm 'flash' 'ridges'; did you mean 'ridge'? "
+        "(allowed: log_linear, nn_degree, ridge)",
+    ),
+    (
+        RUN + "search:\n  algorithm: flash\n  options: {starts: 0}\n",
+        "10: search: starts = 0 of search algorithm 'flash'; it must be at least 1",
+    ),
+    (
+        RUN + "search:\n  algorithm: flash\n  options: {starts: 2.5}\n",
+        "10: search: starts = 2.5 of search algorithm 'flash' must be a whole number",
+    ),
+    (
+        RUN + "search:\n  options: {starts: 2}\n",
+        "9: search: unknown option of search algorithm 'evolution' 'starts' (allowed: )",
     ),
     (
         RUN + "constraints:\n  latency: 3\n",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import tips_nni.specs._library as library
-from tips_nni.core import POLICIES, TipsError, check_policy
+from tips_nni.core import POLICIES, TipsError, check_algorithm, check_policy
 from tips_nni.specs import (
     BackboneSpec,
     DataSpec,
@@ -282,7 +282,7 @@ def test_built_in_strategies_write_every_option_out(name: str) -> None:
     policy = load_strategy(name).policy
     info = POLICIES[policy.name]
     allowed = {field.name.rstrip("_") for field in dataclasses.fields(info.options)}
-    assert set(policy.options) == allowed or name == "uniform"
+    assert set(policy.options) == allowed or policy.name == "uniform"
     differs = {"form"} if name in ("tips_path", "tips_budget") else set()
     checked, default = (check_policy(policy.name, options) for options in (policy.options, {}))
     assert {
@@ -290,10 +290,34 @@ def test_built_in_strategies_write_every_option_out(name: str) -> None:
     } == differs
 
 
+@pytest.mark.parametrize("name", strategy_names())
+def test_built_in_strategies_write_every_option_of_the_search_out(name: str) -> None:
+    search = load_strategy(name).search
+    assert search.model_fields_set == set(type(search).model_fields) - (set() if name == "flash" else {"options"})
+    default = check_algorithm(search.algorithm, {})
+    assert search.options == dataclasses.asdict(default)
+
+
+def test_options_of_the_search_belong_to_its_algorithm(tmp_path: Path) -> None:
+    """The run's keys go on top of the strategy's, but options of another algorithm than the run's are none of it."""
+    write(tmp_path, RUN.replace("uniform", "flash") + "search: {options: {starts: 3}}\n")
+    search = load_run(tmp_path / "run.yaml").search
+    assert search is not None
+    assert (search.algorithm, search.population) == ("flash", 25)
+    assert search.options == {**load_strategy("flash").search.options, "starts": 3}
+    assert load_run(tmp_path / "run.yaml", ["search.algorithm=flash"]).search == search
+    write(tmp_path, RUN.replace("uniform", "flash") + "search: {algorithm: evolution}\n")
+    search = load_run(tmp_path / "run.yaml").search
+    assert search is not None
+    assert (search.algorithm, search.population, search.options) == ("evolution", 25, {})
+    with pytest.raises(TipsError, match=r"search: unknown option of search algorithm 'evolution' 'starts'"):
+        load_run(tmp_path / "run.yaml", ["search.options={starts: 3}"])
+
+
 def test_the_families_are_there() -> None:
     families = {"resnet", "mobilenetv2", "mobilenetv3", "efficientnet", "mnasnet", "regnet", "convnext", "vgg"}
     assert families <= set(space_names())
-    assert {"tips", "tips_path", "uniform", "global_width", "attentive"} <= set(strategy_names())
+    assert {"flash", "tips", "tips_path", "uniform", "global_width", "attentive"} <= set(strategy_names())
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*/run.yaml")), ids=lambda path: path.parent.name)

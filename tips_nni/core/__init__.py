@@ -1,5 +1,18 @@
 """Search space, path graph, Markov chain, policies, costs and search: numpy and scipy only."""
 
+from tips_nni.core._accuracy_predictor import PREDICTORS as PREDICTORS
+from tips_nni.core._accuracy_predictor import AccuracyPredictor as AccuracyPredictor
+from tips_nni.core._accuracy_predictor import PredictorQuality as PredictorQuality
+from tips_nni.core._accuracy_predictor import make_predictor as make_predictor
+from tips_nni.core._accuracy_predictor import rank_correlation as rank_correlation
+from tips_nni.core._algorithms import ALGORITHMS as ALGORITHMS
+from tips_nni.core._algorithms import AlgorithmInfo as AlgorithmInfo
+from tips_nni.core._algorithms import NoOptions as NoOptions
+from tips_nni.core._algorithms import SearchProblem as SearchProblem
+from tips_nni.core._algorithms import algorithm_names as algorithm_names
+from tips_nni.core._algorithms import check_algorithm as check_algorithm
+from tips_nni.core._algorithms import make_search as make_search
+from tips_nni.core._algorithms import register_algorithm as register_algorithm
 from tips_nni.core._architecture import Architecture as Architecture
 from tips_nni.core._architecture import Axis as Axis
 from tips_nni.core._architecture import FeatureMap as FeatureMap
@@ -24,6 +37,12 @@ from tips_nni.core._feasible import check_feasible as check_feasible
 from tips_nni.core._files import write_csv as write_csv
 from tips_nni.core._files import write_json as write_json
 from tips_nni.core._files import write_text as write_text
+from tips_nni.core._flash import FlashSettings as FlashSettings
+from tips_nni.core._flash import FlashSolver as FlashSolver
+from tips_nni.core._flash_search import FlashOptions as FlashOptions
+from tips_nni.core._flash_search import FlashSearch as FlashSearch
+from tips_nni.core._flash_search import RankedSubnet as RankedSubnet
+from tips_nni.core._flash_search import training_free_front as training_free_front
 from tips_nni.core._front import FrontPoint as FrontPoint
 from tips_nni.core._front import SearchResult as SearchResult
 from tips_nni.core._front import SearchSettings as SearchSettings
@@ -37,6 +56,9 @@ from tips_nni.core._importance import ScoredPath as ScoredPath
 from tips_nni.core._importance import accumulated_scores as accumulated_scores
 from tips_nni.core._importance import operation_importance as operation_importance
 from tips_nni.core._importance import option_importance as option_importance
+from tips_nni.core._nn_degree import Cell as Cell
+from tips_nni.core._nn_degree import NNDegree as NNDegree
+from tips_nni.core._nn_degree import cells_of as cells_of
 from tips_nni.core._pareto import crowding as crowding
 from tips_nni.core._pareto import hypervolume as hypervolume
 from tips_nni.core._pareto import non_dominated as non_dominated
@@ -54,6 +76,7 @@ from tips_nni.core._policy import make_policy as make_policy
 from tips_nni.core._policy import policy_names as policy_names
 from tips_nni.core._policy import register_policy as register_policy
 from tips_nni.core._search import search_front as search_front
+from tips_nni.core._search_algorithm import SearchAlgorithm as SearchAlgorithm
 from tips_nni.core._space import Codes as Codes
 from tips_nni.core._space import ElasticDim as ElasticDim
 from tips_nni.core._space import SearchSpace as SearchSpace

@@ -14,7 +14,8 @@ from tips_nni.core._architecture import Architecture, Operation
 from tips_nni.core._errors import TipsError
 from tips_nni.core._space import Codes, SearchSpace
 
-_CHUNK = 1 << 15
+#: Subnets looked up at once: few enough to stay in the processor's cache.
+_CHUNK = 1 << 13
 _LARGEST_TABLE = 1 << 16
 
 
@@ -56,11 +57,16 @@ class Term:
     dims: tuple[int, ...]
     table: NDArray[Any]
 
-    def look_up(self, codes: Codes) -> NDArray[Any]:
-        """Return the term for every subnet, shape (N,)."""
-        flat = np.zeros(len(codes), dtype=np.int64)
+    def look_up(self, columns: Codes) -> NDArray[Any]:
+        """Return the term for every subnet, shape (N,).
+
+        Args:
+            columns: codes transposed, shape (D, N): a dimension's choices lie side by side.
+        """
+        flat = np.zeros(columns.shape[1], dtype=np.int64)
         for dim, size in zip(self.dims, self.table.shape, strict=True):
-            flat = flat * size + codes[:, dim]
+            flat *= size
+            flat += columns[dim]
         return self.table.ravel()[flat]
 
 
@@ -183,9 +189,10 @@ class TabulatedCost(CostModel):
         dtype = np.result_type(*(term.table.dtype for term in self._terms)) if self._terms else np.int64
         result = np.zeros(len(codes), dtype=dtype)
         for start in range(0, len(codes), _CHUNK):
-            part = codes[start : start + _CHUNK]
+            columns = np.ascontiguousarray(codes[start : start + _CHUNK].T)
+            part = result[start : start + _CHUNK]
             for term in self._terms:
-                self._combine(result[start : start + _CHUNK], term.look_up(part), out=result[start : start + _CHUNK])
+                self._combine(part, term.look_up(columns), out=part)
         return result
 
     def evaluate(self, codes: Codes) -> NDArray[np.float64]:

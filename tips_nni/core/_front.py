@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,10 @@ from tips_nni.core._space import SubnetConfig
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """Settings of the evolutionary search.
+    """Settings that every search algorithm has.
 
     Attributes:
-        population: subnets measured in one generation, at least 4.
+        population: subnets measured in one generation, at least 4; of FLASH the samples of one fit.
         generations: rounds after the first population, at least 0.
         mutation: probability that a dimension of a child is drawn anew, above 0 and at most 1.
         candidates: feasible subnets drawn for the first population, which is spread over their cost.
@@ -63,12 +63,14 @@ class SearchResult:
         hypervolume: of the front in (1 − accuracy, log cost), divided by that of the box between the cheapest and the
             largest feasible cost, with 0 as the accuracy to beat: 0 to 1.
         history: hypervolume after every generation, then at the end.
+        diagnostics: what the algorithm has to say of itself, by name, e.g. the error of its predictor.
     """
 
     points: tuple[FrontPoint, ...]
     evaluated: tuple[FrontPoint, ...]
     hypervolume: float
     history: tuple[float, ...]
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
 
 
 def objectives(accuracy: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tips_nni.core._cost import CostTable
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._explanation import Explanation, OptionTable
 from tips_nni.core._graph import PathGraph
+from tips_nni.core._options import read_options
 from tips_nni.core._space import Codes, SearchSpace, SubnetConfig
 
 _POOL = 1024
@@ -244,21 +245,7 @@ def check_policy(name: str, options: Mapping[str, Any]) -> PolicyOptions:
     """
     if name not in POLICIES:
         raise unknown("policy", name, POLICIES)
-    info = POLICIES[name]
-    allowed = {field.name.rstrip("_"): field for field in fields(info.options)}
-    values: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in allowed:
-            raise unknown(f"option of policy {name!r}", str(key), allowed)
-        default = allowed[key].default
-        if isinstance(default, bool) != isinstance(value, bool) or isinstance(default, str) != isinstance(value, str):
-            raise TipsError(f"{key} = {value!r} of policy {name!r} must be of type {type(default).__name__}")
-        if isinstance(default, int) and not isinstance(value, int):
-            raise TipsError(f"{key} = {value!r} of policy {name!r} must be a whole number")
-        if isinstance(default, float) and not isinstance(value, int | float):
-            raise TipsError(f"{key} = {value!r} of policy {name!r} must be a number")
-        values[allowed[key].name] = float(value) if isinstance(default, float) else value
-    return info.options(**values)
+    return read_options(POLICIES[name].options, options, f"policy {name!r}")
 
 
 def make_policy(name: str, network: Architecture | PathGraph, options: Mapping[str, Any] | None = None) -> Policy:

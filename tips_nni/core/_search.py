@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tips_nni.core._algorithms import SearchProblem, make_search
+from tips_nni.core._architecture import Architecture
 from tips_nni.core._cost import CostModel
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._front import SearchResult, SearchSettings
-from tips_nni.core._front_search import FrontSearch
+from tips_nni.core._graph import PathGraph
 from tips_nni.core._space import SearchSpace, SubnetConfig
 
 Measure = Callable[[Sequence[SubnetConfig]], NDArray[np.float64]]
@@ -26,8 +29,12 @@ def search_front(
     settings: SearchSettings,
     rng: np.random.Generator,
     progress: Progress | None = None,
+    *,
+    algorithm: str = "evolution",
+    options: Mapping[str, Any] | None = None,
+    network: Architecture | PathGraph | None = None,
 ) -> SearchResult:
-    """Search the front of accuracy against one cost by `FrontSearch`, a population at a time.
+    """Search the front of accuracy against one cost, a population at a time.
 
     Costs are look-ups, so a subnet that breaks a constraint is never measured, and none is measured twice. A space no
     larger than all the generations together is measured whole.
@@ -41,14 +48,18 @@ def search_front(
         settings: how long to search.
         rng: source of randomness.
         progress: called with (subnets measured, subnets planned, best accuracy).
+        algorithm: see `algorithm_names`.
+        options: of the algorithm.
+        network: the network of the space, for algorithms that look at it.
 
     Raises:
-        TipsError: unknown cost, or a measurement that is no accuracy.
+        TipsError: unknown cost, algorithm or option, or a measurement that is no accuracy.
         InfeasibleError: no subnet keeps the constraints.
     """
     if objective_cost not in costs:
         raise unknown("cost", objective_cost, costs)
-    search = FrontSearch(space, costs, objective_cost, constraints, settings, rng)
+    problem = SearchProblem(space, costs, objective_cost, constraints, network)
+    search = make_search(algorithm, problem, settings, rng, options)
     planned = min(space.size, settings.population * (settings.generations + 1))
     best = 0.0
     while search.measured < planned:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -86,10 +87,12 @@ class SearchSpace:
         """The names of the dimensions, in order."""
         return tuple(dim.name for dim in self.dims)
 
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """The number of choices of every dimension, shape (D,)."""
-        return np.array([len(dim.choices) for dim in self.dims], dtype=np.int64)
+        """The number of choices of every dimension, shape (D,); read-only."""
+        sizes = np.array([len(dim.choices) for dim in self.dims], dtype=np.int64)
+        sizes.setflags(write=False)
+        return sizes
 
     @property
     def size(self) -> int:
@@ -186,7 +189,8 @@ class SearchSpace:
         checked: Codes = np.atleast_2d(np.asarray(codes)).astype(np.int64, copy=False)
         if checked.ndim != 2 or checked.shape[1] != len(self.dims):
             raise TipsError(f"codes have shape {checked.shape}; this search space needs (N, {len(self.dims)})")
-        if checked.size and (checked.min() < 0 or (checked >= self.sizes).any()):
+        # As unsigned numbers negative ones are the largest: one comparison sees both ends.
+        if (checked.view(np.uint64) >= self.sizes.view(np.uint64)).any():
             raise TipsError(f"codes have an index out of range; the dimensions have {self.sizes.tolist()} choices")
         return checked
 

@@ -100,6 +100,9 @@ def search(parts: Parts, measure: Measurements, progress: Callable[[int, int, fl
         settings,
         np.random.default_rng([parts.spec.seed, 2]),
         progress,
+        algorithm=declared.algorithm,
+        options=declared.options,
+        network=parts.supernet.architecture,
     )
 
 

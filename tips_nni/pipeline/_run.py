@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tips_nni import __version__
-from tips_nni.core import check_feasible, write_csv, write_json
+from tips_nni.core import SearchResult, check_feasible, write_csv, write_json
 from tips_nni.elastic import AnytimeModel, Supernet, example_images, export_onnx
 from tips_nni.pipeline._files import ANYTIME_MODEL, ARCHITECTURE, claim
 from tips_nni.pipeline._front import (
@@ -34,7 +34,7 @@ from tips_nni.pipeline._front import (
     search,
 )
 from tips_nni.pipeline._prepare import Parts, prepare
-from tips_nni.report import front_table, write_report
+from tips_nni.report import describe_diagnostics, front_table, write_report
 from tips_nni.specs import RunSpec
 from tips_nni.training import process_rank, train
 
@@ -102,7 +102,7 @@ def run(
     with _timed("measure", seconds):
         front = measure_front(parts, result.points, measure.calibration, device)
     with _timed("export", seconds):
-        facts = _facts(parts, front, result.hypervolume, seconds, source)
+        facts = _facts(parts, front, result, seconds, source)
         model = AnytimeModel.from_supernet(parts.supernet.cpu(), [point.entry for point in front], information(parts))
         model.save(folder / ANYTIME_MODEL)
         exports = _export(model, spec.export.onnx, folder / "onnx")
@@ -114,6 +114,8 @@ def run(
     write_json(folder / "run.json", facts)
     page = write_report(folder)
     Console(highlight=False).print(front_table(rows, spec.constraints.target))
+    if result.diagnostics:
+        print(f"search         {describe_diagnostics(result.diagnostics)}")
     print(f"anytime model  {folder / ANYTIME_MODEL}")
     for item in exports:
         print(f"ONNX           {folder / 'onnx' / item['file']}  (onnxruntime − torch: {item['difference']:.1e})")
@@ -203,7 +205,7 @@ def _export(model: AnytimeModel, count: int, folder: Path) -> list[dict[str, Any
 
 
 def _facts(
-    parts: Parts, front: list[MeasuredPoint], hypervolume: float, seconds: dict[str, float], source: str | None
+    parts: Parts, front: list[MeasuredPoint], result: SearchResult, seconds: dict[str, float], source: str | None
 ) -> dict[str, Any]:
     """Return what the report and a later reader need to know about the run."""
     spec, supernet = parts.spec, parts.supernet
@@ -237,7 +239,12 @@ def _facts(
         },
         "latency": {"target": spec.constraints.target, "unit": "ms", **coverage},
         "seconds": seconds,
-        "hypervolume": hypervolume,
+        "hypervolume": result.hypervolume,
+        "search": {
+            "algorithm": (spec.search or parts.strategy.search).algorithm,
+            "measured": len(result.evaluated),
+            "diagnostics": dict(result.diagnostics),
+        },
         "next": [
             f"tips-nni export {spec.output} --max {limit} --output subnet.onnx",
             f"tips-nni explain {spec.output}",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tips_nni.report._plots import front_figure, probability_figure, sweep_figure, tas_figure, training_figure
 from tips_nni.report._record import RunRecord
-from tips_nni.report._tables import describe_subnet
+from tips_nni.report._tables import describe_diagnostics, describe_subnet
 
 
 def write_report(folder: Path) -> Path:
@@ -24,7 +24,7 @@ def write_report(folder: Path) -> Path:
         TipsError: the folder holds no finished run, or a file of it is damaged.
     """
     record = RunRecord.read(folder)
-    front = record.front
+    front, search = record.front, record.facts.get("search")
     picture = front_figure(front, record.evaluated, record.facts["latency"]["target"])
     figures = {"front": _embed(picture), "training": _embed(training_figure(record.history))}
     if record.explanations:
@@ -42,6 +42,8 @@ def write_report(folder: Path) -> Path:
         cheapest=front[0],
         size=_magnitude(record.facts["space_size"]),
         settings=record.settings,
+        search=search,
+        diagnostics=describe_diagnostics(search["diagnostics"]) if search is not None else "",
     )
     write_figure(picture, folder / "front.png")
     target = folder / "report.html"

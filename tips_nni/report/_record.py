@@ -7,10 +7,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic takes that of typing from Python 3.12 on
+)
 
 from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
+from typing_extensions import TypedDict
 
 from tips_nni.core import TipsError
 
@@ -63,6 +67,12 @@ class _Onnx(TypedDict):
     difference: float
 
 
+class _Search(TypedDict):
+    algorithm: str
+    measured: int
+    diagnostics: dict[str, float]
+
+
 class Facts(TypedDict):
     """What is known of the run as a whole."""
 
@@ -76,6 +86,7 @@ class Facts(TypedDict):
     latency: _Latency
     seconds: dict[str, float]
     hypervolume: float
+    search: NotRequired[_Search]
     next: list[str]
     onnx: list[_Onnx]
 

@@ -56,6 +56,15 @@ def describe_subnet(subnet: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
+def describe_diagnostics(diagnostics: Mapping[str, float]) -> str:
+    """Describe in one line what a search algorithm said of itself: its numbers by name, errors as percentages."""
+    parts = []
+    for name, value in diagnostics.items():
+        text = f"{value:.2%}" if name.endswith("error") else f"{value:.3g}"
+        parts.append(f"{name.replace('_', ' ')} {text}")
+    return ", ".join(parts)
+
+
 def explain_tables(explanation: Mapping[str, Any], count: int = 15) -> list[Table]:
     """Return the most important operations, where the policy knows them, and the probability of every option."""
     tables = []

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tips_nni.core import check_algorithm
 from tips_nni.specs._yaml import dump
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -122,11 +123,18 @@ class TrainingSpec(Spec):
 class SearchSpec(Spec):
     """The search for the front."""
 
-    algorithm: Literal["evolution"] = Field("evolution", description="how subnets are proposed")
+    algorithm: Text = Field("evolution", description="how subnets are proposed")
     population: int = Field(32, ge=4, le=4096, description="subnets of one generation")
     generations: int = Field(10, ge=0, le=10000, description="rounds after the first population")
     mutation: float = Field(0.1, gt=0, le=1, description="probability that a dimension of a child changes")
     images: int | None = Field(None, ge=2, description="validation images of one measurement; null: all")
+    options: dict[str, Any] = Field(default_factory=dict, description="further options of the algorithm")
+
+    @model_validator(mode="after")
+    def _algorithm_takes_the_options(self) -> SearchSpec:
+        # Options without an algorithm are for that of the strategy: `load_run` checks the two together.
+        check_algorithm(self.algorithm, self.options if "algorithm" in self.model_fields_set else {})
+        return self
 
 
 class ConstraintsSpec(Spec):

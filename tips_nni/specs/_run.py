@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tips_nni.core import TipsError
+from tips_nni.core import TipsError, check_algorithm
 from tips_nni.specs._library import is_path, load_space, load_strategy, space_for
 from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec, TrainingSpec
 from tips_nni.specs._validate import dotted, located, shown, validate
@@ -52,7 +52,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
         update={
             "space": space,
             "strategy": strategy_path,
-            "search": _search(run, strategy),
+            "search": located(document, ("search",), lambda: _search(run, strategy)),
             "data": data,
             "backbone": backbone,
         }
@@ -77,8 +77,18 @@ def check_shares(training: TrainingSpec, images: int) -> None:
 
 
 def _search(run: RunSpec, strategy: StrategySpec) -> SearchSpec:
+    """Return the strategy's search with the run's own keys on top; options of another algorithm are left out.
+
+    Raises:
+        TipsError: the strategy's algorithm does not take the run's options.
+    """
     given = run.search.model_dump(exclude_unset=True) if run.search else {}
-    return SearchSpec(**{**strategy.search.model_dump(), **given})
+    declared = strategy.search.model_dump()
+    if given.get("algorithm", declared["algorithm"]) != declared["algorithm"]:
+        declared["options"] = {}
+    options = {**declared["options"], **given.get("options", {})}
+    check_algorithm(given.get("algorithm", declared["algorithm"]), options)
+    return SearchSpec(**{**declared, **given, "options": options})
 
 
 def _library_path(document: Document, spec: Path, key: KeyPath, value: str) -> str:

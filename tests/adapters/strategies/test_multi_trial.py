@@ -55,6 +55,13 @@ def test_the_front_of_a_timm_space(make_space: Make, run: Run) -> None:
     assert space.supernet.space.config(sample) == space.supernet.space.config(models[0].sample)
 
 
+def test_flash_searches_where_the_strategy_says_so(make_space: Make, run: Run) -> None:
+    strategy = TIPSSearch("flash", objective="mflops", constraints={"params_m": 0.2}, population=6)
+    run(make_space(), FunctionalEvaluator(report_size), strategy, 12, engine="sequential", model_format="raw")
+    assert max(point.costs["params_m"] for point in strategy.result.evaluated) <= 0.2
+    assert strategy.result.diagnostics["samples"] == len(strategy.result.evaluated) == 12
+
+
 def test_costs_that_trials_measure(make_space: Make, run: Run) -> None:
     strategy = TIPSSearch(objective="measured_ms", population=4)
     run(make_space(), FunctionalEvaluator(report_costs), strategy, 8, engine="sequential", model_format="raw")

@@ -210,6 +210,25 @@ def test_the_search_space_must_be_the_networks(trained):
             tuner.update_search_space(wrong)
 
 
+def test_a_strategy_brings_its_search(trained):
+    """The run was made with tips; classArgs {strategy: flash} searches as FLASH does."""
+    tuner = make(trained, strategy="flash", population=5)
+    assert type(tuner._search).__name__ == "FlashSearch"
+    space = space_of(tuner)
+    seen = []
+    for number in range(space.size):
+        config = space.config(tuner.generate_parameters(number))
+        assert config not in seen
+        seen.append(config)
+        tuner.receive_trial_result(number, {}, report(tuner, config, sum(config.values) / 1000))
+    assert tuner._search.result.diagnostics["samples"] == space.size
+    with pytest.raises(nni.NoMoreTrialError):
+        tuner.generate_parameters(space.size)
+    assert make(trained, strategy="flash")._search.settings.population == 25
+    assert make(trained)._search.settings.population == 4
+    assert type(make(trained)._search).__name__ == "FrontSearch"
+
+
 WRONG = [
     ({"populaton": 8}, "unknown classArgs key 'populaton'; did you mean 'population'?"),
     ({"population": 2}, "population 2"),
@@ -268,11 +287,12 @@ def test_relative_paths_start_at_the_trial_code_directory(trained, tmp_path):
     assert "no subnet has mflops <= 1e-06" in done.stderr
 
 
-def test_the_tuner_imports_no_torch(trained):
+@pytest.mark.parametrize("strategy", ["tips", "flash"])
+def test_the_tuner_imports_no_torch(trained, strategy):
     """It has ten seconds to connect; importing torch and timm can take all of them."""
     code = (
         "import sys; from tips_nni.adapters import TIPSTuner; "
-        f"TIPSTuner(run={str(trained)!r}).generate_parameters(0); "
+        f"TIPSTuner(run={str(trained)!r}, strategy={strategy!r}).generate_parameters(0); "
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'timm', 'pytorch_lightning'}))"
     )
     done = subprocess.run(

@@ -28,15 +28,17 @@ from tips_nni.adapters.strategies._space import TimmSpace, config_of
 from tips_nni.core import (
     Architecture,
     CostModel,
-    FrontSearch,
     PathGraph,
     Policy,
+    SearchAlgorithm,
+    SearchProblem,
     SearchResult,
     SearchSettings,
     SearchSpace,
     SubnetConfig,
     TipsError,
     make_policy,
+    make_search,
     unknown,
 )
 from tips_nni.specs import load_strategy
@@ -50,15 +52,16 @@ class TIPSSearch(Strategy):
 
     Every trial trains or evaluates one subnet: the evaluator's function gets its module and reports the accuracy, a
     number, or ``{"default": accuracy, "latency_ms": ..., ...}`` where it measured costs too; those take the place of
-    predicted ones. New subnets are children of the best so far, and new genes come from the policy of the strategy,
-    which learns from every subnet measured. Nothing is measured twice; a subnet whose trial failed is tried once more.
+    predicted ones. New subnets come from the strategy's search algorithm: with ``evolution`` they are children of the
+    best so far, and new genes come from the policy of the strategy, which learns from every subnet measured; ``flash``
+    works on a `timm_space`. Nothing is measured twice; a subnet whose trial failed is tried once more.
 
     Of a `timm_space` all costs are known beforehand, so that trials that break a constraint are never started. Of
     another model space multiply-adds and parameters are, where the shape of an image is given, and the path graph that
     the policy needs; without it new genes are uniform, and only what the trials report is known.
 
     Args:
-        strategy: a strategy by name or path, for its policy.
+        strategy: a strategy by name or path, for its policy and its search algorithm.
         objective: the cost to trade against accuracy.
         constraints: cost name -> upper bound, on costs known beforehand.
         population: subnets of a generation.
@@ -93,10 +96,10 @@ class TIPSSearch(Strategy):
         # The engine forgets a model, and whatever is reported for it, when nobody holds it.
         self._running: dict[SubnetConfig, ExecutableModelSpace] = {}
         self._error: TipsError | None = None
-        self._search: FrontSearch | None = None
+        self._search: SearchAlgorithm | None = None
 
     @property
-    def search(self) -> FrontSearch:
+    def search(self) -> SearchAlgorithm:
         """The search.
 
         Raises:
@@ -132,15 +135,10 @@ class TIPSSearch(Strategy):
         if described.structure is not None:
             policy = make_policy(self.spec.policy.name, described.structure, self.spec.policy.options)
         self._described = described
-        self._search = FrontSearch(
-            described.space,
-            known,
-            self.objective,
-            self.constraints,
-            self._settings,
-            np.random.default_rng([self.seed, 3]),
-            policy,
-        )
+        problem = SearchProblem(described.space, known, self.objective, self.constraints, described.structure, policy)
+        declared = self.spec.search
+        rng = np.random.default_rng([self.seed, 3])
+        self._search = make_search(declared.algorithm, problem, self._settings, rng, declared.options)
         engine.register_model_event_callback(ModelEventType.FinalMetric, self._on_metric)
         engine.register_model_event_callback(ModelEventType.TrainingEnd, self._on_end)
         return model_space

@@ -195,6 +195,9 @@ class TIPS(RandomOneShot):
             settings,
             np.random.default_rng([self.seed, 2]),
             lambda done, planned, best: _log.info("measured %d of %d subnets, best %.1f%%", done, planned, 100 * best),
+            algorithm=self.spec.search.algorithm,
+            options=self.spec.search.options,
+            network=network.structure,
         )
         for point in self.result.points:
             statistics = calibrate(network.view(point.config), calibration)

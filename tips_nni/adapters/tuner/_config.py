@@ -28,6 +28,7 @@ _HEADER = """\
 #     tips-nni nni-front latest --wait       the front, when it is done
 #
 # Further keys of classArgs: strategy, constraints, objective, population, mutation (by default the run's own).
+# A strategy brings its own search with it: `strategy: flash` searches as FLASH does.
 # Without registration, write instead of `name: TIPS`:
 #     className: tips_nni.adapters.TIPSTuner
 #     codeDirectory: .

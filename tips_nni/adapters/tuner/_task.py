@@ -15,12 +15,14 @@ from tips_nni.core import (
     Architecture,
     CostModel,
     CostTable,
-    FrontSearch,
+    SearchAlgorithm,
+    SearchProblem,
     SearchSettings,
     SearchSpace,
     SubnetConfig,
     TipsError,
     make_policy,
+    make_search,
     unknown,
 )
 from tips_nni.latency import LatencyTable, load_pack
@@ -42,6 +44,8 @@ class SearchTask:
         constraints: upper bounds and the device.
         objective: the cost that is traded against accuracy.
         settings: of the search.
+        algorithm: of the search.
+        options: of the algorithm.
     """
 
     architecture: Architecture
@@ -50,6 +54,8 @@ class SearchTask:
     constraints: ConstraintsSpec
     objective: str
     settings: SearchSettings
+    algorithm: str
+    options: Mapping[str, Any]
 
     @property
     def space(self) -> SearchSpace:
@@ -62,8 +68,8 @@ class SearchTask:
         latency = LatencyTable(self.architecture, load_pack(self.constraints.target))
         return {**CostTable(self.architecture).models(), latency.name: latency}
 
-    def search(self, seed: int) -> FrontSearch:
-        """Return a new search whose genes come from the strategy's policy.
+    def search(self, seed: int) -> SearchAlgorithm:
+        """Return a new search; where it draws genes, they come from the strategy's policy.
 
         Raises:
             TipsError: unknown objective or target.
@@ -75,7 +81,8 @@ class SearchTask:
         declared = load_strategy(self.strategy).policy
         policy = make_policy(declared.name, self.architecture, declared.options)
         rng = np.random.default_rng(seed)
-        return FrontSearch(self.space, costs, self.objective, self.constraints.bounds, self.settings, rng, policy)
+        problem = SearchProblem(self.space, costs, self.objective, self.constraints.bounds, self.architecture, policy)
+        return make_search(self.algorithm, problem, self.settings, rng, self.options)
 
 
 def load_task(
@@ -91,7 +98,7 @@ def load_task(
 
     Args:
         folder: a run folder, or what `tips-nni nni-config` wrote.
-        strategy: name or path.
+        strategy: name or path; it brings its own search with it.
         constraints: as in a run spec.
         objective: the cost to trade against accuracy; by default latency where it is bounded, else multiply-adds.
         population: subnets of one generation.
@@ -107,7 +114,7 @@ def load_task(
             )
     spec = load_run(folder / RUN_SPEC, check_paths=False)
     bounds = spec.constraints if constraints is None else read_constraints(constraints)
-    declared = spec.search or SearchSpec()
+    declared = load_strategy(strategy).search if strategy is not None else spec.search or SearchSpec()
     return SearchTask(
         architecture=read_architecture(folder / ARCHITECTURE),
         spec=spec,
@@ -118,6 +125,8 @@ def load_task(
             population=declared.population if population is None else population,
             mutation=declared.mutation if mutation is None else mutation,
         ),
+        algorithm=declared.algorithm,
+        options=declared.options,
     )
 
 

@@ -38,7 +38,8 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
 class TIPSTuner(Tuner):
     """Searches the front of accuracy against cost over the subnets of a run.
 
-    Proposals are those of `tips_nni.core.FrontSearch` with the policy of the strategy (path importance for TIPS). NNI
+    Proposals are those of the run's search algorithm (`search.algorithm`), or of the strategy's where one is given;
+    evolution draws new genes by the policy of the strategy (path importance for TIPS). NNI
     3.0 gives trials each other's parameters where several start at once (nni issues 5693, 5726): a trial reports the
     code of the subnet that it measured (``code``) with its result, and the tuner goes by that, never by NNI's
     parameter ids. A subnet is measured once: also after a resume, and where its result was imported.
@@ -48,11 +49,11 @@ class TIPSTuner(Tuner):
     Args:
         run: a folder with ``run.yaml`` and ``architecture.json``: of `tips-nni run`, or of `tips-nni nni-config`;
             relative to the experiment's ``trialCodeDirectory``.
-        strategy: name or path of a strategy; the run's by default.
+        strategy: name or path of a strategy, for its policy and search (``flash``); the run's by default.
         constraints: upper bounds as in a run spec, e.g. ``{target: pixel4_cpu, latency_ms: 30}``; the run's by default.
         objective: the cost to trade against accuracy: latency where it is bounded, else multiply-adds.
-        population: subnets of one generation; the run's by default.
-        mutation: probability that a dimension of a child changes; the run's by default.
+        population: subnets of one generation; by default the run's, or the given strategy's.
+        mutation: probability that a dimension of a child changes; likewise.
         seed: of the search.
     """
 
