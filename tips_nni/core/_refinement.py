@@ -18,7 +18,7 @@ Score = Callable[[Codes], Vector]
 #: Changes of three dimensions that are considered, at most; where there are more, so many are drawn once for all.
 _TRIPLES = 24_000
 #: Changes of two and three dimensions that one step looks up, at most.
-_PROMISING = 256
+_PROMISING = 128
 #: Least and largest share of the dimensions that a random start draws anew.
 _CHANGED = 0.1, 0.8
 #: Codes that go on from steps of one dimension to steps of more.
@@ -108,7 +108,7 @@ class Refinement:
         code, merit = self._improved(np.concatenate([codes, drawn]))
         for _ in range(kicks):
             drawn, changed = self._around(code[None], starts, rng)
-            near, _ = self._exchanges(code, 2 * starts)
+            near, _ = self._exchanges(code, starts)
             left = np.concatenate([near, drawn])
             frozen = np.concatenate([near != code, changed])
             other, found = self._improved(self._climbed(left, frozen)[0])
@@ -141,7 +141,7 @@ class Refinement:
 
     def _improved(self, codes: Codes) -> tuple[Codes, float]:
         """Return the best code that steps of one dimension from `codes`, then of more, lead to, and its merit."""
-        codes, merit = self._climbed(codes)
+        codes, merit = self._climbed(np.unique(codes, axis=0))
         _, distinct = np.unique(codes, axis=0, return_index=True)
         order = distinct[np.argsort(-merit[distinct], kind="stable")][:_IMPROVED]
         ends = []
