@@ -49,7 +49,7 @@ def test_merged_terms_equal_separate_ones(architecture, every_code, combine):
         terms.append(Term(dims, rng.integers(0, 1000, size=tuple(sizes[list(dims)]))))
     expected = np.zeros(len(every_code), dtype=np.int64)
     for term in terms:
-        expected = combine(expected, term.look_up(every_code.T))
+        expected = combine(expected, term.look_up(every_code))
     result = TabulatedCost("x", "", architecture.space, terms, combine=combine).exact(every_code)
     np.testing.assert_array_equal(result, expected)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
-from tips_nni.core._cost import CostModel
+from tips_nni.core._cost import CostModel, TabulatedCost, Term
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._nn_degree import NNDegree
 from tips_nni.core._space import Codes
@@ -148,6 +148,27 @@ class RidgePredictor(LogLinearPredictor):
 
     def _fitted(self, features: Vector, accuracies: Vector) -> Vector:
         return _ridge(features, accuracies, _PENALTIES)
+
+    def fit(self, codes: Codes, accuracies: Vector) -> PredictorQuality:
+        """See `AccuracyPredictor.fit`."""
+        quality = super().fit(codes, accuracies)
+        assert self._model is not None
+        space = self.degree.space
+        weights = self._model[-1 - len(space.dims) : -1]
+        terms = [
+            Term((i,), weight * np.log(np.array(dim.choices, dtype=np.float64)))
+            for i, (dim, weight) in enumerate(zip(space.dims, weights, strict=True))
+        ]
+        # What each dimension adds is a table: thousands of subnets are asked about in every search.
+        self._own = TabulatedCost("own", "", space, terms)
+        return quality
+
+    def predict(self, codes: Codes) -> Vector:
+        """See `AccuracyPredictor.predict`."""
+        if self._model is None:
+            return super().predict(codes)
+        shared = super()._features(codes)
+        return np.asarray(shared @ self._model[: shared.shape[1]] + self._own.evaluate(codes) + self._model[-1])
 
 
 def _ridge(features: Vector, targets: Vector, penalties: Vector) -> Vector:

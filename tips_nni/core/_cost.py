@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,17 +58,9 @@ class Term:
     dims: tuple[int, ...]
     table: NDArray[Any]
 
-    def look_up(self, columns: Codes) -> NDArray[Any]:
-        """Return the term for every subnet, shape (N,).
-
-        Args:
-            columns: codes transposed, shape (D, N): a dimension's choices lie side by side.
-        """
-        flat = np.zeros(columns.shape[1], dtype=np.int64)
-        for dim, size in zip(self.dims, self.table.shape, strict=True):
-            flat *= size
-            flat += columns[dim]
-        return self.table.ravel()[flat]
+    def look_up(self, codes: Codes) -> NDArray[Any]:
+        """Return the term for every subnet, shape (N,)."""
+        return self.table.ravel()[codes[:, list(self.dims)] @ np.array(_strides(self.table.shape), dtype=np.int64)]
 
 
 #: Cost of one operation for arrays of (input channels, output channels, input (h, w), output (h, w)): shapes
@@ -150,6 +143,11 @@ def merge_terms(terms: Sequence[Term], combine: Callable[..., NDArray[Any]]) -> 
     return merged
 
 
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Return the distance of neighbours along every axis of a raveled table."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
 def _spread(term: Term, union: tuple[int, ...]) -> NDArray[Any]:
     """Return the table with an axis of length 1 for every dimension of `union` that it lacks."""
     shape = [1] * len(union)
@@ -178,6 +176,11 @@ class TabulatedCost(CostModel):
         self.scale = scale
         self._combine = combine
         self._terms = merge_terms(terms, combine)
+        # The place of a subnet in every raveled table is one product with its code, exact below 2 ** 53.
+        self._strides = np.zeros((len(space.dims), len(self._terms)))
+        for column, term in enumerate(self._terms):
+            for dim, stride in zip(term.dims, _strides(term.table.shape), strict=True):
+                self._strides[dim, column] = stride
 
     def exact(self, codes: Codes) -> NDArray[Any]:
         """Return the unscaled value of every subnet, shape (N,), in the dtype of the tables.
@@ -189,10 +192,10 @@ class TabulatedCost(CostModel):
         dtype = np.result_type(*(term.table.dtype for term in self._terms)) if self._terms else np.int64
         result = np.zeros(len(codes), dtype=dtype)
         for start in range(0, len(codes), _CHUNK):
-            columns = np.ascontiguousarray(codes[start : start + _CHUNK].T)
+            places = (self._strides.T @ codes[start : start + _CHUNK].T.astype(np.float64)).astype(np.int64)
             part = result[start : start + _CHUNK]
-            for term in self._terms:
-                self._combine(part, term.look_up(columns), out=part)
+            for term, place in zip(self._terms, places, strict=True):
+                self._combine(part, term.table.ravel()[place], out=part)
         return result
 
     def evaluate(self, codes: Codes) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from tips_nni.core._cost import CostModel
 from tips_nni.core._errors import InfeasibleError, TipsError
 from tips_nni.core._feasible import check_feasible, descend
 from tips_nni.core._nn_degree import NNDegree
-from tips_nni.core._refinement import Refinement, Score, merit_of, violation_of
+from tips_nni.core._refinement import Moves, Refinement, Score, merit_of, violation_of
 from tips_nni.core._relaxation import Relaxation, kind_groups
 from tips_nni.core._space import Codes
 
@@ -33,8 +33,8 @@ class FlashSettings:
         iterations: steps of SHGO's local minimiser, at least 1.
     """
 
-    starts: int = 8
-    kicks: int = 2
+    starts: int = 6
+    kicks: int = 3
     iterations: int = 20
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class FlashSolver:
        see `Refinement`.
 
     Stages 1 and 2 see score and costs exact on a lattice, multilinear between. The result is a local optimum with
-    regard to all changes of one dimension and of two (4096 of them where there are more); no more is promised.
+    regard to all changes of one dimension and the most promising ones of two and three; no more is promised.
 
     Args:
         degree: NN-Degree of the network, for its cells.
@@ -89,6 +89,7 @@ class FlashSolver:
         self.settings = settings or FlashSettings()
         self._cells = _cell_groups(degree)
         self._kinds = kind_groups(self.space)
+        self._moves = Moves(self.space)
         base = np.ones(len(self.space.dims))
         # A dimension without an order stays at the backbone's own choice until the moves.
         self._coarse = Relaxation(self.space, self._kinds, base, 1.0, 1.0) if self._kinds else None
@@ -115,7 +116,7 @@ class FlashSolver:
         pool = [*self._relaxed(bounds), *([] if starts is None else list(starts))]
         if not pool:
             pool = [self.space.encode(self.space.smallest), self.space.encode(self.space.largest)]
-        refinement = Refinement(self.space, self.score, self.costs, bounds)
+        refinement = Refinement(self.space, self._moves, self.score, self.costs, bounds)
         found = refinement.best(np.stack(pool), self.settings.starts, self.settings.kicks, rng)
         if not refinement.feasible(found):
             wanted = ", ".join(f"{name} <= {limit:g}" for name, limit in bounds.items())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,41 @@ from tips_nni.core._space import Codes, SearchSpace
 Vector = NDArray[np.float64]
 Score = Callable[[Codes], Vector]
 
-#: Changes of two dimensions that one step looks at, at most.
-_PAIRS = 4096
+#: Changes of three dimensions that are considered, at most; where there are more, so many are drawn once for all.
+_TRIPLES = 24_000
+#: Changes of two and three dimensions that one step looks up, at most.
+_PROMISING = 128
 #: Least and largest share of the dimensions that a random start draws anew.
 _CHANGED = 0.1, 0.8
-#: Codes that go on from steps of one dimension to steps of two: those are many.
-_IMPROVED = 4
+#: Codes that go on from steps of one dimension to steps of more.
+_IMPROVED = 3
 #: Above every score.
 _WORST = 1e12
+
+
+class Moves:
+    """Changes of a subnet: every choice of every dimension, and which two and three of these go together.
+
+    Attributes:
+        dims: dimension of every change of one dimension, shape (M,).
+        choices: its new choice, shape (M,).
+        steps: changes of two and three dimensions as numbers of changes of one, shape (3, S); M stands for none.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        sizes = space.sizes
+        self.dims = np.repeat(np.arange(len(sizes)), sizes)
+        self.choices = np.concatenate([np.arange(size) for size in sizes])
+        count = len(self.dims)
+        pairs = np.stack([*np.triu_indices(count, 1), np.full(count * (count - 1) // 2, count)], axis=1)
+        if math.comb(count, 3) <= _TRIPLES:
+            triples = np.array(list(combinations(range(count), 3)), dtype=np.int64).reshape(-1, 3)
+        else:
+            triples = np.random.default_rng(0).integers(count, size=(_TRIPLES, 3))
+        steps = np.concatenate([pairs, triples])
+        dims = np.append(self.dims, -1)[steps]
+        apart = (dims[:, 0] != dims[:, 1]) & (dims[:, 1] != dims[:, 2]) & (dims[:, 0] != dims[:, 2])
+        self.steps = np.ascontiguousarray(steps[apart].T) if apart.any() else np.full((3, 1), count)
 
 
 class Refinement:
@@ -30,21 +59,25 @@ class Refinement:
 
     Args:
         space: the search space.
+        moves: its changes.
         score: to be maximised: codes (N, D) -> (N,).
         costs: tables.
         bounds: cost name -> upper bound, above 0.
     """
 
     def __init__(
-        self, space: SearchSpace, score: Score, costs: Mapping[str, CostModel], bounds: Mapping[str, float]
+        self,
+        space: SearchSpace,
+        moves: Moves,
+        score: Score,
+        costs: Mapping[str, CostModel],
+        bounds: Mapping[str, float],
     ) -> None:
         self._space = space
         self._score = score
         self._costs = {name: costs[name] for name in bounds}
         self._bounds = dict(bounds)
-        sizes = space.sizes
-        self._dims = np.repeat(np.arange(len(sizes)), sizes)
-        self._choices = np.concatenate([np.arange(size) for size in sizes])
+        self._moves, self._dims, self._choices = moves, moves.dims, moves.choices
 
     def merit(self, codes: Codes) -> Vector:
         """Return the score of subnets that keep the bounds, and less than any score for others, shape (N,)."""
@@ -61,9 +94,9 @@ class Refinement:
     def best(self, codes: Codes, starts: int, kicks: int, rng: np.random.Generator) -> Codes:
         """Return the best code that steps from `codes`, shape (S, D), lead to, shape (D,).
 
-        Steps of one dimension from every code and from `starts` random ones near them, then of two dimensions from the
-        best. Then `kicks` times: leave the optimum by the changes of two that cost least and by random ones, keep what
-        was changed, let the other dimensions follow, and improve the best of these.
+        Steps of one dimension from every code and from `starts` random ones near them, then of up to three dimensions
+        from the best. Then `kicks` times: leave the optimum by the changes that cost least and by random ones, keep
+        what was changed, let the other dimensions follow, and improve the best of these.
 
         Args:
             codes: to start from.
@@ -72,13 +105,13 @@ class Refinement:
             rng: source of randomness.
         """
         drawn, _ = self._around(codes, starts, rng)
-        code, merit = self._improved(np.concatenate([codes, drawn]), rng)
+        code, merit = self._improved(np.concatenate([codes, drawn]))
         for _ in range(kicks):
             drawn, changed = self._around(code[None], starts, rng)
-            pairs, _ = self._pairs(code, 2 * starts, rng)
-            left = np.concatenate([pairs, drawn])
-            frozen = np.concatenate([pairs != code, changed])
-            other, found = self._improved(self._climbed(left, frozen)[0], rng)
+            near, _ = self._exchanges(code, starts)
+            left = np.concatenate([near, drawn])
+            frozen = np.concatenate([near != code, changed])
+            other, found = self._improved(self._climbed(left, frozen)[0])
             if exceeds(found, merit):
                 code, merit = other, found
         return code
@@ -91,54 +124,71 @@ class Refinement:
 
     def _climbed(self, codes: Codes, frozen: NDArray[np.bool_] | None = None) -> tuple[Codes, Vector]:
         """Return codes improved by steps of one dimension that is not frozen, shape (S, D), and their merits."""
-        merit = self.merit(codes)
-        rows, moves = np.arange(len(codes)), np.arange(len(self._dims))
-        while True:
-            around = np.repeat(codes[:, None], len(moves), axis=1)
+        codes, merit = codes.copy(), self.merit(codes)
+        moves = np.arange(len(self._dims))
+        active = np.arange(len(codes))
+        while len(active):
+            around = np.repeat(codes[active, None], len(moves), axis=1)
             around[:, moves, self._dims] = self._choices
-            found = self.merit(around.reshape(-1, codes.shape[1])).reshape(len(codes), -1)
+            found = self.merit(around.reshape(-1, codes.shape[1])).reshape(len(active), -1)
             if frozen is not None:
-                found[frozen[:, self._dims]] = -np.inf
+                found[frozen[active][:, self._dims]] = -np.inf
             step = found.argmax(axis=1)
-            better = exceeds(found[rows, step], merit)
-            if not better.any():
-                return codes, merit
-            codes = np.where(better[:, None], around[rows, step], codes)
-            merit = np.where(better, found[rows, step], merit)
+            rows = np.flatnonzero(exceeds(found[np.arange(len(active)), step], merit[active]))
+            active, step = active[rows], step[rows]
+            codes[active], merit[active] = around[rows, step], found[rows, step]
+        return codes, merit
 
-    def _improved(self, codes: Codes, rng: np.random.Generator) -> tuple[Codes, float]:
-        """Return the best code that steps of one dimension from `codes`, then of two, lead to, and its merit."""
-        codes, merit = self._climbed(codes)
+    def _improved(self, codes: Codes) -> tuple[Codes, float]:
+        """Return the best code that steps of one dimension from `codes`, then of more, lead to, and its merit."""
+        codes, merit = self._climbed(np.unique(codes, axis=0))
         _, distinct = np.unique(codes, axis=0, return_index=True)
         order = distinct[np.argsort(-merit[distinct], kind="stable")][:_IMPROVED]
         ends = []
         for i in order:
             code, value = codes[i], float(merit[i])
             while True:
-                (after, *_), (found, *_) = self._pairs(code, 1, rng)
+                (after, *_), (found, *_) = self._exchanges(code, 1)
                 if not exceeds(found, value):
                     break
                 code, value = after, float(found)
             ends.append((code, value))
         return max(ends, key=lambda end: end[1])
 
-    def _pairs(self, code: Codes, count: int, rng: np.random.Generator) -> tuple[Codes, Vector]:
-        """Return the best `count` codes that differ from `code` in one or two dimensions, best first, with merits."""
-        first, second = np.triu_indices(len(self._dims), 1)
-        keep = (self._dims[first] != self._dims[second]) & (self._choices[first] != code[self._dims[first]])
-        first, second = first[keep], second[keep]
-        if len(first) > _PAIRS:
-            drawn = rng.choice(len(first), size=_PAIRS, replace=False)
-            first, second = first[drawn], second[drawn]
-        rows = np.arange(len(first))
-        around = np.repeat(code[None], len(first), axis=0)
-        around[rows, self._dims[first]] = self._choices[first]
-        around[rows, self._dims[second]] = self._choices[second]
+    def _exchanges(self, code: Codes, count: int) -> tuple[Codes, Vector]:
+        """Return the best codes found that differ from `code` in up to three dimensions, best first, with merits.
+
+        Which of them may be good is estimated from the changes of one dimension alone, as if these added up; only the
+        most promising ones are looked up.
+        """
+        single = self._changed(code, np.arange(len(self._dims))[None])
+        steps = self._moves.steps
+        gains = np.append(self._score(single) - self._score(code[None]), 0.0)
+        gains[:-1][self._choices == code[self._dims]] = -np.inf  # no change
+        costs = {}
+        for name, cost in self._costs.items():
+            here = cost.evaluate(code[None])[0]
+            delta = np.append(cost.evaluate(single) - here, 0.0)
+            costs[name] = here + (delta[steps[0]] + delta[steps[1]] + delta[steps[2]])
+        gain = gains[steps[0]] + gains[steps[1]] + gains[steps[2]]
+        merit = merit_of(gain, violation_of(costs, self._bounds))
+        chosen = np.argpartition(-merit, min(_PROMISING, len(merit) - 1))[:_PROMISING]
+        around = np.concatenate([single, self._changed(code, steps[:, chosen])])
+        around = around[(around != code).any(axis=1)]
         if not len(around):
             around = code[None]
         found = self.merit(around)
         order = np.argsort(-found, kind="stable")[:count]
         return around[order], found[order]
+
+    def _changed(self, code: Codes, steps: Codes) -> Codes:
+        """Return `code` after each of some steps, numbers of changes of shape (K, N); shape (N, D)."""
+        padded = np.repeat(np.append(code, 0)[None], steps.shape[1], axis=0)
+        dims, choices = np.append(self._dims, len(code)), np.append(self._choices, 0)
+        rows = np.arange(steps.shape[1])
+        for changes in steps:
+            padded[rows, dims[changes]] = choices[changes]
+        return padded[:, :-1]
 
 
 def violation_of(costs: Mapping[str, Vector], bounds: Mapping[str, float]) -> Vector:
