@@ -176,6 +176,8 @@ class TabulatedCost(CostModel):
         self.scale = scale
         self._combine = combine
         self._terms = merge_terms(terms, combine)
+        self._flat = [term.table.ravel() for term in self._terms]
+        self._dtype = np.result_type(*(table.dtype for table in self._flat)) if self._flat else np.dtype(np.int64)
         # The place of a subnet in every raveled table is one product with its code, exact below 2 ** 53.
         self._strides = np.zeros((len(space.dims), len(self._terms)))
         for column, term in enumerate(self._terms):
@@ -189,13 +191,12 @@ class TabulatedCost(CostModel):
             TipsError: the codes do not fit the search space.
         """
         codes = self.space.check_codes(codes)
-        dtype = np.result_type(*(term.table.dtype for term in self._terms)) if self._terms else np.int64
-        result = np.zeros(len(codes), dtype=dtype)
+        result = np.zeros(len(codes), dtype=self._dtype)
         for start in range(0, len(codes), _CHUNK):
             places = (self._strides.T @ codes[start : start + _CHUNK].T.astype(np.float64)).astype(np.int64)
             part = result[start : start + _CHUNK]
-            for term, place in zip(self._terms, places, strict=True):
-                self._combine(part, term.table.ravel()[place], out=part)
+            for table, place in zip(self._flat, places, strict=True):
+                self._combine(part, table[place], out=part)
         return result
 
     def evaluate(self, codes: Codes) -> NDArray[np.float64]:

@@ -16,9 +16,9 @@ Vector = NDArray[np.float64]
 Score = Callable[[Codes], Vector]
 
 #: Changes of three dimensions that are considered, at most; where there are more, so many are drawn once for all.
-_TRIPLES = 24_000
+_TRIPLES = 4_000
 #: Changes of two and three dimensions that one step looks up, at most.
-_PROMISING = 128
+_PROMISING = 64
 #: Least and largest share of the dimensions that a random start draws anew.
 _CHANGED = 0.1, 0.8
 #: Codes that go on from steps of one dimension to steps of more.
@@ -33,7 +33,8 @@ class Moves:
     Attributes:
         dims: dimension of every change of one dimension, shape (M,).
         choices: its new choice, shape (M,).
-        steps: changes of two and three dimensions as numbers of changes of one, shape (3, S); M stands for none.
+        pairs: changes of two dimensions as numbers of changes of one, shape (2, P).
+        steps: changes of two and three dimensions likewise, shape (3, S); M stands for none.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -46,6 +47,8 @@ class Moves:
             triples = np.array(list(combinations(range(count), 3)), dtype=np.int64).reshape(-1, 3)
         else:
             triples = np.random.default_rng(0).integers(count, size=(_TRIPLES, 3))
+        two = self.dims[pairs[:, 0]] != self.dims[pairs[:, 1]]
+        self.pairs = np.ascontiguousarray(pairs[two, :2].T)
         steps = np.concatenate([pairs, triples])
         dims = np.append(self.dims, -1)[steps]
         apart = (dims[:, 0] != dims[:, 1]) & (dims[:, 1] != dims[:, 2]) & (dims[:, 0] != dims[:, 2])
@@ -94,7 +97,7 @@ class Refinement:
     def best(self, codes: Codes, starts: int, kicks: int, rng: np.random.Generator) -> Codes:
         """Return the best code that steps from `codes`, shape (S, D), lead to, shape (D,).
 
-        Steps of one dimension from every code and from `starts` random ones near them, then of up to three dimensions
+        Steps of one dimension from every code and from `starts` random ones near them, then of up to four dimensions
         from the best. Then `kicks` times: leave the optimum by the changes that cost least and by random ones, keep
         what was changed, let the other dimensions follow, and improve the best of these.
 
@@ -111,7 +114,7 @@ class Refinement:
             near, _ = self._exchanges(code, starts)
             left = np.concatenate([near, drawn])
             frozen = np.concatenate([near != code, changed])
-            other, found = self._improved(self._climbed(left, frozen)[0])
+            other, found = self._improved(self._climbed(left, frozen)[0], code)
             if exceeds(found, merit):
                 code, merit = other, found
         return code
@@ -139,10 +142,16 @@ class Refinement:
             codes[active], merit[active] = around[rows, step], found[rows, step]
         return codes, merit
 
-    def _improved(self, codes: Codes) -> tuple[Codes, float]:
-        """Return the best code that steps of one dimension from `codes`, then of more, lead to, and its merit."""
+    def _improved(self, codes: Codes, optimum: Codes | None = None) -> tuple[Codes, float]:
+        """Return the best code that steps of one dimension from `codes`, then of more, lead to, and its merit.
+
+        Those that come back to a known optimum are left out, where there are others.
+        """
         codes, merit = self._climbed(np.unique(codes, axis=0))
         _, distinct = np.unique(codes, axis=0, return_index=True)
+        if optimum is not None:
+            others = distinct[(codes[distinct] != optimum).any(axis=1)]
+            distinct = others if len(others) else distinct
         order = distinct[np.argsort(-merit[distinct], kind="stable")][:_IMPROVED]
         ends = []
         for i in order:
@@ -156,24 +165,25 @@ class Refinement:
         return max(ends, key=lambda end: end[1])
 
     def _exchanges(self, code: Codes, count: int) -> tuple[Codes, Vector]:
-        """Return the best codes found that differ from `code` in up to three dimensions, best first, with merits.
+        """Return the best codes found that differ from `code` in up to four dimensions, best first, with merits.
 
         Which of them may be good is estimated from the changes of one dimension alone, as if these added up; only the
         most promising ones are looked up.
         """
         single = self._changed(code, np.arange(len(self._dims))[None])
-        steps = self._moves.steps
         gains = np.append(self._score(single) - self._score(code[None]), 0.0)
         gains[:-1][self._choices == code[self._dims]] = -np.inf  # no change
-        costs = {}
-        for name, cost in self._costs.items():
-            here = cost.evaluate(code[None])[0]
-            delta = np.append(cost.evaluate(single) - here, 0.0)
-            costs[name] = here + (delta[steps[0]] + delta[steps[1]] + delta[steps[2]])
-        gain = gains[steps[0]] + gains[steps[1]] + gains[steps[2]]
-        merit = merit_of(gain, violation_of(costs, self._bounds))
-        chosen = np.argpartition(-merit, min(_PROMISING, len(merit) - 1))[:_PROMISING]
-        around = np.concatenate([single, self._changed(code, steps[:, chosen])])
+        here = {name: float(cost.evaluate(code[None])[0]) for name, cost in self._costs.items()}
+        deltas = {name: np.append(cost.evaluate(single) - here[name], 0.0) for name, cost in self._costs.items()}
+        steps = self._moves.steps
+        costs = {name: here[name] + delta[steps].sum(axis=0) for name, delta in deltas.items()}
+        merit = merit_of(gains[steps].sum(axis=0), violation_of(costs, self._bounds))
+        chosen = [np.pad(steps[:, _highest(merit)], ((0, 1), (0, 0)), constant_values=len(self._dims))]
+        pairs = self._moves.pairs
+        pairs = pairs[:, np.isfinite(gains[pairs].sum(axis=0))]
+        for name, delta in deltas.items():
+            chosen.append(_joined(pairs, gains, delta, self._bounds[name] - here[name]))
+        around = np.concatenate([single, self._changed(code, np.concatenate(chosen, axis=1))])
         around = around[(around != code).any(axis=1)]
         if not len(around):
             around = code[None]
@@ -189,6 +199,36 @@ class Refinement:
         for changes in steps:
             padded[rows, dims[changes]] = choices[changes]
         return padded[:, :-1]
+
+
+def _highest(values: Vector) -> Codes:
+    """Return the positions of the most promising values."""
+    return np.argpartition(-values, min(_PROMISING, len(values) - 1))[:_PROMISING]
+
+
+def _joined(pairs: Codes, gains: Vector, delta: Vector, slack: float) -> Codes:
+    """Return the most promising two pairs of changes that together keep one bound, shape (4, N).
+
+    For each pair the best one is found that the rest of the slack allows.
+
+    Args:
+        pairs: numbers of changes, shape (2, P).
+        gains: of changes of one dimension.
+        delta: what these add to the cost.
+        slack: what may be added.
+    """
+    if not pairs.shape[1]:
+        return np.zeros((4, 0), dtype=np.int64)
+    gain, cost = gains[pairs].sum(axis=0), delta[pairs].sum(axis=0)
+    order = np.argsort(cost, kind="stable")
+    best = np.maximum.accumulate(gain[order])
+    # Where the running best is reached anew stands its own place; after it, the latest such place.
+    places = np.maximum.accumulate(np.where(gain[order] == best, np.arange(len(order)), 0))
+    last = np.searchsorted(cost[order], slack - cost, side="right") - 1
+    total = np.where(last >= 0, gain + best[last], -np.inf)
+    chosen = _highest(total)
+    chosen = chosen[np.isfinite(total[chosen])]
+    return np.concatenate([pairs[:, chosen], pairs[:, order[places[last[chosen]]]]])
 
 
 def violation_of(costs: Mapping[str, Vector], bounds: Mapping[str, float]) -> Vector:
