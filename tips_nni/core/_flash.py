@@ -58,7 +58,7 @@ class FlashSolver:
        see `Refinement`.
 
     Stages 1 and 2 see score and costs exact on a lattice, multilinear between. The result is a local optimum with
-    regard to all changes of one dimension and the most promising ones of two and three; no more is promised.
+    regard to all changes of one dimension and the most promising ones of two to four; no more is promised.
 
     Args:
         degree: NN-Degree of the network, for its cells.
