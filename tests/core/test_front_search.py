@@ -52,17 +52,20 @@ def make(space=None, seed=0, constraints=None, costs=None, policy=None, **settin
     )
 
 
-def drive(search, count, concurrency=1, order=None):
+def drive(search, count, concurrency=1, order=0):
     """Measure `count` subnets with so many at work at once, finishing in a shuffled order."""
     rng = np.random.default_rng(order)
-    asked, running = [], []
-    while len(asked) < count or running:
-        while len(asked) < count and len(running) < concurrency:
+    asked, running, more = [], [], True
+    while more or running:
+        while (more := more and len(asked) < count) and len(running) < concurrency:
             config = search.ask()
             if config is None:
-                return asked
+                more = False
+                break
             asked.append(config)
             running.append(config)
+        if not running:
+            break
         config = running.pop(int(rng.integers(len(running))))
         search.tell(config, accuracy_of(config))
     return asked
