@@ -94,6 +94,7 @@ def _unregister(_arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace) -> None:
     from tips_nni.adapters import machine_paths, write_experiment
     from tips_nni.specs import load_run
+    from tips_nni.training import CHECKPOINT
 
     for name in ("trials", "concurrency"):
         if getattr(arguments, name) < 1:
@@ -109,7 +110,7 @@ def _config(arguments: argparse.Namespace) -> None:
         concurrency=arguments.concurrency,
     )
     print(f"experiment     {config}")
-    if not arguments.train and not (Path(spec.output) / "checkpoints" / "last.ckpt").is_file():
+    if not arguments.train and not (Path(spec.output) / CHECKPOINT).is_file():
         print(f"note           the supernet is not trained yet: tips-nni run {arguments.spec}")
     if arguments.platform == "remote":
         print(f"note           fill in machineList in {config}; every machine needs tips-nni and the same Python path")

@@ -13,10 +13,9 @@ from rich.console import Console
 
 from tips_nni.core import PathImportancePolicy, Policy, TipsError, lambda_sweep, make_policy
 from tips_nni.elastic import convert
-from tips_nni.pipeline._files import RUN_SPEC
 from tips_nni.pipeline._prepare import prepare
 from tips_nni.report import explain_tables, write_explain_pictures
-from tips_nni.specs import load_run, load_space, load_strategy
+from tips_nni.specs import RUN_SPEC, load_run, load_space, load_strategy
 from tips_nni.training import load_policy_state
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 import yaml
 
 from tips_nni.core import TipsError, write_text
-from tips_nni.specs import RunSpec
+from tips_nni.specs import ARCHITECTURE, RUN_SPEC, RunSpec
 
 ANYTIME_MODEL = "anytime.safetensors"
-ARCHITECTURE = "architecture.json"
-RUN_SPEC = "run.yaml"
 # Tells the resolved spec of a run from one that somebody wrote and keeps in the output folder.
 _MARK = "# The run in this folder, every default written out by tips-nni.\n"
 # What a run writes; files of others in its folder are never deleted.

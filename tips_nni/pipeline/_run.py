@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tips_nni import __version__
 from tips_nni.core import SearchResult, check_feasible, write_csv, write_json
 from tips_nni.elastic import AnytimeModel, Supernet, example_images, export_onnx
-from tips_nni.pipeline._files import ANYTIME_MODEL, ARCHITECTURE, claim
+from tips_nni.pipeline._files import ANYTIME_MODEL, claim
 from tips_nni.pipeline._front import (
     MeasuredPoint,
     Measurements,
@@ -35,7 +35,7 @@ from tips_nni.pipeline._front import (
 )
 from tips_nni.pipeline._prepare import Parts, prepare
 from tips_nni.report import describe_diagnostics, front_table, write_report
-from tips_nni.specs import RunSpec
+from tips_nni.specs import ARCHITECTURE, RunSpec
 from tips_nni.training import process_rank, train
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tips_nni.core import TipsError
-from tips_nni.pipeline._files import RUN_SPEC
 from tips_nni.pipeline._prepare import Parts, prepare
-from tips_nni.specs import load_run
-from tips_nni.training import load_weights
+from tips_nni.specs import RUN_SPEC, load_run
+from tips_nni.training import load_weights, root_device
 
 
 def load_parts(folder: Path) -> Parts:
@@ -23,7 +22,7 @@ def load_parts(folder: Path) -> Parts:
 
 
 def load_trained(folder: Path, weights: Path | None = None) -> Parts:
-    """Prepare a trained run, the supernet with its trained weights and in evaluation mode.
+    """Prepare a trained run, the supernet with its trained weights, in evaluation mode and on the run's device.
 
     Args:
         folder: with the resolved spec.
@@ -34,5 +33,5 @@ def load_trained(folder: Path, weights: Path | None = None) -> Parts:
     """
     parts = load_parts(folder)
     load_weights(parts.supernet, weights or folder)
-    parts.supernet.eval()
+    parts.supernet.to(root_device(parts.spec.training)).eval()
     return parts

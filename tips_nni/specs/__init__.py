@@ -21,5 +21,7 @@ from tips_nni.specs._models import SearchSpec as SearchSpec
 from tips_nni.specs._models import SpaceSpec as SpaceSpec
 from tips_nni.specs._models import StrategySpec as StrategySpec
 from tips_nni.specs._models import TrainingSpec as TrainingSpec
+from tips_nni.specs._run import ARCHITECTURE as ARCHITECTURE
+from tips_nni.specs._run import RUN_SPEC as RUN_SPEC
 from tips_nni.specs._run import check_shares as check_shares
 from tips_nni.specs._run import load_run as load_run

@@ -12,6 +12,10 @@ from tips_nni.specs._models import RunSpec, SearchSpec, StrategySpec, TrainingSp
 from tips_nni.specs._validate import dotted, located, shown, validate
 from tips_nni.specs._yaml import Document, KeyPath, override, printable, read_document
 
+#: The resolved spec in a run folder, and the description of its network.
+RUN_SPEC = "run.yaml"
+ARCHITECTURE = "architecture.json"
+
 
 def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bool = True) -> RunSpec:
     """Load a run spec, resolve it and check everything that can be checked without running.

@@ -1,6 +1,7 @@
 """Training of supernets: data, the Lightning module, checkpoints and measurement."""
 
 from tips_nni.training._alone import train_alone as train_alone
+from tips_nni.training._checkpoint import CHECKPOINT as CHECKPOINT
 from tips_nni.training._checkpoint import load_policy_state as load_policy_state
 from tips_nni.training._checkpoint import load_weights as load_weights
 from tips_nni.training._data import ImageData as ImageData
@@ -15,3 +16,4 @@ from tips_nni.training._module import SupernetModule as SupernetModule
 from tips_nni.training._module import gradient_norms as gradient_norms
 from tips_nni.training._optimizer import check_training as check_training
 from tips_nni.training._trainer import process_rank as process_rank
+from tips_nni.training._trainer import root_device as root_device

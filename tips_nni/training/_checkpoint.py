@@ -16,6 +16,8 @@ from tips_nni.specs import SamplingSpec, TrainingSpec
 from tips_nni.training._data import ImageData
 from tips_nni.training._module import SupernetModule
 
+#: The checkpoint in a run folder, replaced after every epoch.
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LIGHTNING_KEYS = ("epoch", "global_step", "loops", "optimizer_states", "pytorch-lightning_version", "state_dict")
 _OWN_KEYS = ("history", "policy", "rng", "settings", "train_flops")
 _REMEDY = "delete it to train from the start"
@@ -27,7 +29,7 @@ def load_policy_state(folder: Path) -> dict[str, Any]:
     Raises:
         TipsError: there is no checkpoint, or it cannot be read.
     """
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
         raise TipsError(f"{folder} has no checkpoint; run `tips-nni run SPEC` first")
     return dict(json.loads(read_checkpoint(checkpoint)["tips_nni"]["policy"]))
@@ -99,7 +101,7 @@ def load_weights(supernet: Supernet, folder: Path) -> None:
     Raises:
         TipsError: there is no checkpoint, it cannot be read, or it is of another network.
     """
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
         raise TipsError(f"there is no trained supernet at {checkpoint}; train it first: tips-nni run SPEC")
     prefix = "supernet.backbone."

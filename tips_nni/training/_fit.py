@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tips_nni.core import Policy, TipsError
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec, check_shares
-from tips_nni.training._checkpoint import check_resumable, describe_training
+from tips_nni.training._checkpoint import CHECKPOINT, check_resumable, describe_training
 from tips_nni.training._data import ImageData
 from tips_nni.training._measure import load_batches, measure_subnets
 from tips_nni.training._module import Flops, SupernetModule
@@ -100,7 +100,7 @@ def train(
         settings=describe_training(supernet, data, training, sampling, policy, seed),
     )
     check_shares(training, min(data.spec.batch_size, len(data.train)))
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint = folder / CHECKPOINT
     resumed = resume and checkpoint.is_file()
     if resumed:
         check_resumable(checkpoint, module)

@@ -72,6 +72,17 @@ def process_rank(training: TrainingSpec) -> int:
         return int(make_trainer(training, Path()).global_rank)
 
 
+def root_device(training: TrainingSpec) -> torch.device:
+    """Return the device that one process of a training works on: what its accelerator stands for on this machine.
+
+    Raises:
+        TipsError: the accelerator is not there.
+    """
+    alone = training.model_copy(update={"devices": 1, "nodes": 1})
+    with quiet_lightning():
+        return make_trainer(alone, Path()).strategy.root_device
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertisements away; its warnings about real trouble stay."""

@@ -136,6 +136,28 @@ def test_a_wrong_experiment_is_one_line_with_its_file(config, keys, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_strategy_of_ones_own_is_found_beside_the_experiment_wherever_the_check_is_typed(
+    config, tmp_path, monkeypatch
+):
+    own = (EXAMPLES.parents[1] / "strategies" / "uniform.yaml").read_text()
+    arguments = {"run": ".", "strategy": "./own.yaml"}
+    spoil(config, tuner={"name": "TIPS", "classArgs": arguments})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TipsError, match=r"own\.yaml: there is no such file"):
+        check_experiment(config)
+    (config.parent / "own.yaml").write_text(own)
+    assert "a valid experiment" in check_experiment(config)
+    monkeypatch.chdir(config.parent)
+    assert TIPSTuner(**arguments)._task.strategy == str(config.parent / "own.yaml")
+
+
+def test_a_file_that_is_no_mapping_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("- tuner")
+    with pytest.raises(TipsError, match=r"config\.yaml: is no mapping of keys"):
+        check_experiment(path)
+
+
 def test_the_search_space_file_must_be_the_networks(config):
     path = config.parent / "search_space.json"
     space = json.loads(path.read_text())

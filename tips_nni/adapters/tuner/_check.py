@@ -6,11 +6,13 @@ import traceback
 from pathlib import Path
 
 import yaml
+from nni.experiment.config import ExperimentConfig, utils
+from nni.tools.package_utils import get_algo_meta
 
+from tips_nni.adapters.tuner._arguments import read_arguments
 from tips_nni.adapters.tuner._register import CLASS, NAME
-from tips_nni.adapters.tuner._task import check_search_space, load_task
-from tips_nni.adapters.tuner._tuner import check_arguments
-from tips_nni.core import TipsError, check_feasible, unknown
+from tips_nni.adapters.tuner._task import check_search_space
+from tips_nni.core import TipsError, unknown
 
 _PLATFORMS = ("adl", "aml", "dlc", "frameworkcontroller", "kubeflow", "local", "openpai", "remote")
 
@@ -24,9 +26,6 @@ def check_experiment(path: Path) -> str:
     Raises:
         TipsError: something is wrong.
     """
-    from nni.experiment.config import ExperimentConfig, utils
-    from nni.tools.package_utils import get_algo_meta
-
     _check_shape(path)
     try:
         config = ExperimentConfig.load(path).canonical_copy()
@@ -41,16 +40,9 @@ def check_experiment(path: Path) -> str:
         raise TipsError(f"{path}: the tuner is {used}; this check is for tuner: {{name: {NAME}}} or className: {CLASS}")
     if tuner.name and get_algo_meta(NAME) is None:
         raise TipsError(f"{path}: NNI does not know the tuner {NAME} yet; run `tips-nni register` once")
-    directory = Path(config.trial_code_directory)
-    arguments = dict(tuner.class_args or {})
     try:
-        check_arguments(arguments)
-        seed = arguments.pop("seed", 0)
-        run = directory / Path(arguments.pop("run")).expanduser()
-        task = load_task(run, **arguments)
+        task, _ = read_arguments(tuner.class_args or {}, Path(config.trial_code_directory))
         check_search_space(config.search_space, task.space)
-        check_feasible(task.space, task.costs, task.constraints.bounds)
-        task.search(seed)
     except TipsError as error:
         raise TipsError(f"{path}: {error}") from None
     return (
@@ -69,6 +61,8 @@ def _check_shape(path: Path) -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TipsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise TipsError(f"{path}: is no mapping of keys; `tips-nni nni-config SPEC` writes a right one")
     for key, example in (("tuner", "{name: TIPS, classArgs: {run: .}}"), ("trainingService", "{platform: local}")):
         value = content.get(key)
         if not isinstance(value, dict):

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import yaml
 
-from tips_nni.adapters.tuner._task import ARCHITECTURE, RUN_SPEC, nni_search_space
+from tips_nni.adapters.tuner._task import nni_search_space
 from tips_nni.core import TipsError, check_feasible, write_text
 from tips_nni.pipeline import prepare
-from tips_nni.specs import RunSpec, is_path
+from tips_nni.specs import ARCHITECTURE, RUN_SPEC, RunSpec, is_path
+from tips_nni.training import CHECKPOINT
 
 Platform = Literal["local", "remote"]
-_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _HEADER = """\
 # Written by tips-nni nni-config; edit it freely.
 #
@@ -67,7 +67,7 @@ def write_experiment(
     if not train and platform == "local":
         arguments = ["--weights", os.path.relpath(run, folder)]
     if not train and platform != "local":
-        _copy(run / _CHECKPOINT, folder / _CHECKPOINT)
+        _copy(run / CHECKPOINT, folder / CHECKPOINT)
     python = sys.executable if platform == "local" else "python3"
     command = shlex.join([python, "-m", "tips_nni.cli", "nni-trial", ".", *arguments])
     write_text(folder / RUN_SPEC, _self_contained(spec, folder).to_yaml())

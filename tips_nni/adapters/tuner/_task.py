@@ -26,11 +26,7 @@ from tips_nni.core import (
     unknown,
 )
 from tips_nni.latency import LatencyTable, load_pack
-from tips_nni.specs import ConstraintsSpec, RunSpec, SearchSpec, load_run, load_strategy
-
-#: Files of a run folder that an experiment needs.
-RUN_SPEC = "run.yaml"
-ARCHITECTURE = "architecture.json"
+from tips_nni.specs import ARCHITECTURE, RUN_SPEC, ConstraintsSpec, RunSpec, SearchSpec, load_run, load_strategy
 
 
 @dataclass(frozen=True)

@@ -16,33 +16,25 @@ import nni
 from nni.tuner import Tuner
 
 from tips_nni.adapters._patches import tell_tuner_of_resumed_trials
-from tips_nni.adapters.tuner._task import check_search_space, config_of, load_task
-from tips_nni.core import SubnetConfig, TipsError, unknown, write_json
+from tips_nni.adapters.tuner._arguments import read_arguments
+from tips_nni.adapters.tuner._task import check_search_space, config_of
+from tips_nni.core import SubnetConfig, TipsError, write_json
 
 _log = logging.getLogger("nni.tips")
 #: The tuner's file in the experiment's checkpoint folder.
 STATE = "tips.json"
 # NNI's tuner process is started with the experiment's configuration behind this flag.
 _PARAMETERS = "--exp_params"
-_ARGUMENTS: dict[str, tuple[Any, str]] = {
-    "run": (str, "a path"),
-    "strategy": (str, "a name or a path"),
-    "constraints": (Mapping, "a mapping, e.g. {target: pixel4_cpu, latency_ms: 30}"),
-    "objective": (str, "the name of a cost"),
-    "population": (int, "a whole number"),
-    "mutation": (int | float, "a number above 0, at most 1"),
-    "seed": (int, "a whole number"),
-}
 
 
 class TIPSTuner(Tuner):
     """Searches the front of accuracy against cost over the subnets of a run.
 
     Proposals are those of the run's search algorithm (`search.algorithm`), or of the strategy's where one is given;
-    evolution draws new genes by the policy of the strategy (path importance for TIPS). NNI
-    3.0 gives trials each other's parameters where several start at once (nni issues 5693, 5726): a trial reports the
-    code of the subnet that it measured (``code``) with its result, and the tuner goes by that, never by NNI's
-    parameter ids. A subnet is measured once: also after a resume, and where its result was imported.
+    evolution draws new genes by the policy of the strategy (path importance for TIPS). NNI 3.0 gives trials each
+    other's parameters where several start at once (nni issues 5693, 5726): a trial reports the code of the subnet that
+    it measured (``code``) with its result, and the tuner goes by that, never by NNI's parameter ids. A subnet is
+    measured once: also after a resume, and where its result was imported.
 
     The class arguments are checked here, for NNI never calls a validator; what is wrong ends the process with one line.
 
@@ -60,15 +52,7 @@ class TIPSTuner(Tuner):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         with _one_line():
-            check_arguments(arguments)
-            options = dict(arguments)
-            folder = base_folder() / Path(options.pop("run")).expanduser()
-            seed = int(options.pop("seed", 0))
-            strategy = options.get("strategy")
-            if strategy is not None and strategy.endswith((".yaml", ".yml")):
-                options["strategy"] = str(base_folder() / Path(strategy).expanduser())
-            self._task = load_task(folder, **options)
-            self._search = self._task.search(seed)
+            self._task, self._search = read_arguments(arguments, base_folder())
         self._running = 0
         self._resumed: set[SubnetConfig] = set()
         self._warned = False
@@ -211,24 +195,6 @@ def _one_line() -> Iterator[None]:
         if _PARAMETERS not in sys.argv:
             raise
         raise SystemExit(f"tips-nni: tuner TIPS: {error}") from None
-
-
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Check the names and types of the tuner's ``classArgs``.
-
-    Raises:
-        TipsError: an argument is unknown, missing or of a wrong type.
-    """
-    for name, value in arguments.items():
-        if name not in _ARGUMENTS:
-            raise unknown("classArgs key", str(name), _ARGUMENTS)
-        kind, words = _ARGUMENTS[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise TipsError(f"classArgs: {name} = {value!r}; it must be {words}")
-    if "run" not in arguments:
-        raise TipsError("classArgs lacks the key 'run': a run folder, or one that `tips-nni nni-config` wrote")
-    if arguments.get("seed", 0) < 0:
-        raise TipsError(f"classArgs: seed = {arguments['seed']}; it must be at least 0")
 
 
 def base_folder() -> Path:
