@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from tips_nni.elastic import resize
 from tips_nni.specs import TrainingSpec
 from tips_nni.training._data import ImageData
 from tips_nni.training._optimizer import make_optimizer
-from tips_nni.training._trainer import quiet_lightning
+from tips_nni.training._trainer import make_trainer, on_one_device, quiet_lightning
 
 
 def train_alone(
@@ -41,27 +42,14 @@ def train_alone(
         after_epoch: called with the number of finished epochs, the module in evaluation mode on its device.
 
     Raises:
-        TipsError: the loss is not finite, or optimizer and schedule are refused.
+        TipsError: the loss is not finite, a device or precision is not there, or optimizer and schedule are refused.
     """
     loader = data.train_loader()
     lightning = _Alone(module, training, side, steps_per_epoch=len(loader))
     torch.manual_seed(seed)
     with quiet_lightning():
-        trainer = pl.Trainer(
-            accelerator=training.accelerator,
-            devices=1,
-            precision=training.precision,
-            max_epochs=training.epochs if training.epochs is not None else -1,
-            max_steps=training.steps if training.steps is not None else -1,
-            gradient_clip_val=training.clip_grad,
-            callbacks=[_AfterEpoch(after_epoch)] if after_epoch else [],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-        )
+        callbacks = [_AfterEpoch(after_epoch)] if after_epoch else []
+        trainer = make_trainer(on_one_device(training), Path(), callbacks, clip_grad=training.clip_grad)
         try:
             trainer.fit(lightning, loader)
         except SystemExit:
@@ -95,7 +83,11 @@ class _Alone(pl.LightningModule):
         logits = self.module(resize(images, self._side))
         loss = F.cross_entropy(logits, labels, label_smoothing=self._spec.label_smoothing)
         if not math.isfinite(loss.item()):
-            raise TipsError(f"the loss is {loss.item()} at step {self.global_step}; lower training.lr")
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise TipsError(
+                f"the loss is {loss.item()} at step {self.global_step} with learning rate {rate:.3g}; lower "
+                "training.lr, or set training.clip_grad: 1"
+            )
         return loss
 
 

@@ -25,8 +25,16 @@ class DivergedError(TipsError):
     """The numbers of a training are not finite. Every process raises it, at the same step."""
 
 
-def make_trainer(training: TrainingSpec, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """Create the Trainer of a supernet; with several devices its strategy is ``ddp``.
+def make_trainer(
+    training: TrainingSpec, folder: Path, callbacks: Sequence[pl.Callback] = (), *, clip_grad: float | None = None
+) -> pl.Trainer:
+    """Create the Trainer of a training; with several devices its strategy is ``ddp``.
+
+    Args:
+        training: its length, devices and precision.
+        folder: the run folder.
+        callbacks: of Lightning.
+        clip_grad: largest norm of the gradient, for modules that leave optimisation to Lightning.
 
     Raises:
         TipsError: a device or precision is not there, or the processes that were started are not those of the spec.
@@ -47,6 +55,7 @@ def make_trainer(training: TrainingSpec, folder: Path, callbacks: Sequence[pl.Ca
             max_epochs=training.epochs if training.epochs is not None else -1,
             max_steps=training.steps if training.steps is not None else -1,
             callbacks=list(callbacks),
+            gradient_clip_val=clip_grad,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -78,9 +87,13 @@ def root_device(training: TrainingSpec) -> torch.device:
     Raises:
         TipsError: the accelerator is not there.
     """
-    alone = training.model_copy(update={"devices": 1, "nodes": 1})
     with quiet_lightning():
-        return make_trainer(alone, Path()).strategy.root_device
+        return make_trainer(on_one_device(training), Path()).strategy.root_device
+
+
+def on_one_device(training: TrainingSpec) -> TrainingSpec:
+    """Return the same training with one device of one machine."""
+    return training.model_copy(update={"devices": 1, "nodes": 1})
 
 
 @contextmanager
