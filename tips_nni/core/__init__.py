@@ -34,6 +34,7 @@ from tips_nni.core._explanation import Explanation as Explanation
 from tips_nni.core._explanation import NodeScore as NodeScore
 from tips_nni.core._explanation import OptionTable as OptionTable
 from tips_nni.core._feasible import check_feasible as check_feasible
+from tips_nni.core._files import replacing as replacing
 from tips_nni.core._files import write_csv as write_csv
 from tips_nni.core._files import write_json as write_json
 from tips_nni.core._files import write_text as write_text

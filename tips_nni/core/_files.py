@@ -6,12 +6,33 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tips_nni.core._errors import TipsError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what the block writes there takes its place at the end, else is deleted.
+
+    Raises:
+        TipsError: the file cannot be written (disk full, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TipsError(
+            f"cannot write {path}: {error.strerror or error}; free the place or choose another output"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -20,17 +41,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         TipsError: the file cannot be written (disk full, no permission).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise TipsError(
-            f"cannot write {path}: {error.strerror or error}; free the place or choose another output"
-        ) from error
 
 
 def write_json(path: Path, data: object) -> None:

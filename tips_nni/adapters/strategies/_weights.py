@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tips_nni import training
-from tips_nni.core import TipsError
+from tips_nni.core import TipsError, replacing
 from tips_nni.elastic import Supernet
 
 
@@ -19,13 +18,11 @@ def save_weights(supernet: Supernet, path: Path) -> None:
     Raises:
         TipsError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.new")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in supernet.backbone.state_dict().items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+    except SafetensorError as error:
         raise TipsError(f"cannot write {path}: {error}; free the place or choose another path") from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from tips_nni.adapters.tuner._task import nni_search_space
-from tips_nni.core import TipsError, check_feasible, write_text
+from tips_nni.core import TipsError, check_feasible, replacing, write_text
 from tips_nni.pipeline import prepare
 from tips_nni.specs import ARCHITECTURE, RUN_SPEC, RunSpec, is_path
 from tips_nni.training import CHECKPOINT
@@ -67,7 +67,13 @@ def write_experiment(
     if not train and platform == "local":
         arguments = ["--weights", os.path.relpath(run, folder)]
     if not train and platform != "local":
-        _copy(run / CHECKPOINT, folder / CHECKPOINT)
+        source = run / CHECKPOINT
+        if not source.is_file():
+            raise TipsError(
+                f"there is no trained supernet at {source}; train it first with `tips-nni run SPEC`, or add --train"
+            )
+        with replacing(folder / CHECKPOINT) as copy:
+            shutil.copyfile(source, copy)
     python = sys.executable if platform == "local" else "python3"
     command = shlex.join([python, "-m", "tips_nni.cli", "nni-trial", ".", *arguments])
     write_text(folder / RUN_SPEC, _self_contained(spec, folder).to_yaml())
@@ -110,18 +116,3 @@ def _service(platform: Platform) -> dict[str, Any]:
         return {"platform": "local"}
     machine = {"host": "CHANGE-ME", "user": "CHANGE-ME", "sshKeyFile": "~/.ssh/id_rsa", "pythonPath": "CHANGE-ME/bin"}
     return {"platform": "remote", "reuseMode": False, "machineList": [machine]}
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy the supernet's checkpoint by way of a temporary file."""
-    if not source.is_file():
-        raise TipsError(
-            f"there is no trained supernet at {source}; train it first with `tips-nni run SPEC`, or add --train"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
