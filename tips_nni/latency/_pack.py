@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tips_nni.core import TipsError, unknown
-from tips_nni.latency._kernels import ESTIMATED, FEATURES, FITTED, Kernel
+from tips_nni.latency._kernels import ESTIMATED, FEATURES, FITTED, Kernel, features
 
 FORMAT = "tips-nni latency pack 1"
 _FOLDER = Path(__file__).parent / "packs"
@@ -96,6 +96,18 @@ class PredictorPack:
     def to_json(self) -> dict[str, Any]:
         """Return the pack as plain JSON data, as its file holds it."""
         return {"format": FORMAT, "unit": "ms", "digest": self.digest, **self._content()}
+
+    def kernel_ms(
+        self,
+        kernel: Kernel,
+        cin: NDArray[np.int64],
+        cout: NDArray[np.int64],
+        size_in: NDArray[np.int64],
+        size_out: NDArray[np.int64],
+        per_group: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """Return the predicted time in ms of kernels of one kind, shape (M,); arguments as of `features`."""
+        return np.asarray(features(kernel, cin, cout, size_in, size_out, per_group) @ self.coefficients_of(kernel)[0])
 
     def coefficients_of(self, kernel: Kernel) -> tuple[NDArray[np.float64], str]:
         """Return ms per feature, shape (len(FEATURES),), and where they come from.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tips_nni.core import Architecture, Codes, CostModel, Operation, TabulatedCost, operation_terms, weights_of
-from tips_nni.latency._kernels import features, kernel_of
+from tips_nni.latency._kernels import kernel_of
 from tips_nni.latency._pack import PredictorPack
 
 _COVERED = 0.95
@@ -47,8 +47,7 @@ class LatencyTable(CostModel):
         if kernel is None:
             return np.zeros(len(cin))
         per_group = cin if operation.group_width is None else np.full_like(cin, operation.group_width)
-        values = features(kernel, cin, cout, size_in, size_out, per_group)
-        return np.asarray(values @ self.pack.coefficients_of(kernel)[0])
+        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group)
 
     def coverage(self) -> dict[str, Any]:
         """Return how much of the largest subnet the pack was fitted for.

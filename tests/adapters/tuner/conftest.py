@@ -154,6 +154,14 @@ class Nnictl:
     def folder(self, experiment: str) -> Path:
         return self.home / "nni-experiments" / experiment
 
+    def recorded(self, experiment: str) -> dict[str, float]:
+        """Accuracy by subnet code, as the tuner keeps them.
+
+        NNI's manager has a result before it hands it to the tuner, so a record may come a moment after the result.
+        """
+        state = json.loads((self.folder(experiment) / "checkpoint" / "tips.json").read_text())
+        return {"-".join(map(str, code)): value for code, value, _ in state["search"]["known"]}
+
     def stop_everything(self) -> None:
         """End what the commands started, whatever became of it."""
         for process in psutil.process_iter(["pid", "environ"]):

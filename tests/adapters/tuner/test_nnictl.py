@@ -89,10 +89,8 @@ def test_an_experiment_from_the_command_line(nnictl, spec_file, trained, tmp_pat
     check_portal(nnictl, results)
     check_costs(trained, results)
 
-    record = json.loads((nnictl.folder(experiment) / "checkpoint" / "tips.json").read_text())["search"]["known"]
-    assert {"-".join(map(str, code)): value for code, value, _ in record} == {
-        metric["code"]: metric["default"] for metric in results.values()
-    }
+    measured = {metric["code"]: metric["default"] for metric in results.values()}
+    nnictl.until(lambda: nnictl.recorded(experiment) == measured)
     nnictl(f"nnictl experiment export {experiment} -f {tmp_path}/out.json -t json")
     exported = [json.loads(row["value"]) for row in json.loads((tmp_path / "out.json").read_text())]
     assert sorted(row["code"] for row in exported) == sorted(codes)
@@ -187,8 +185,8 @@ def test_results_of_another_experiment_are_not_measured_again(nnictl, monkeypatc
     nnictl.until(lambda: len(nnictl.results()) == 2)
     second = next(metric["code"] for metric in nnictl.results().values() if metric != first)
     assert second not in {first["code"], *(entry["value"]["code"] for entry in data)}
-    record = json.loads((nnictl.folder(experiment) / "checkpoint" / "tips.json").read_text())["search"]["known"]
-    assert len(record) == len({first["code"], second, *(entry["value"]["code"] for entry in data)})
+    known_to_tuner = {first["code"], second, *(entry["value"]["code"] for entry in data)}
+    nnictl.until(lambda: set(nnictl.recorded(experiment)) == known_to_tuner)
     nnictl(f"nnictl stop {experiment}")
 
 
