@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from tips_nni.core import TipsError
 from tips_nni.elastic import LayerRule, convert, register_rule
-from tips_nni.elastic import _layers as layers
-from tips_nni.elastic._layers import find_rule, rule_for
 from tips_nni.elastic._plan import Kept
+from tips_nni.elastic.rules import ConvRule, LinearRule, _rule, find_rule, rule_for
 from tips_nni.specs import RatioSpec
 
 
@@ -29,7 +28,7 @@ class Counted(nn.Conv2d):
         return super().forward(x)
 
 
-class CountedRule(layers.ConvRule):
+class CountedRule(ConvRule):
     classes = (Counted,)
 
     def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
@@ -46,7 +45,7 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def _rules_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_RULES", list(layers._RULES))
+    monkeypatch.setattr(_rule, "_RULES", list(_rule._RULES))
 
 
 @pytest.mark.usefixtures("_rules_restored")
@@ -71,7 +70,7 @@ def test_a_later_rule_goes_first():
         def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
             raise AssertionError
 
-    assert isinstance(find_rule(nn.Linear(1, 1)), layers.LinearRule)
+    assert isinstance(find_rule(nn.Linear(1, 1)), LinearRule)
     assert find_rule(nn.PReLU()) is None
     register_rule(Everything())
     assert isinstance(find_rule(nn.Linear(1, 1)), Everything)

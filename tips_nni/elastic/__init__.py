@@ -8,9 +8,9 @@ from tips_nni.elastic._calibrate import calibrate as calibrate
 from tips_nni.elastic._convert import convert as convert
 from tips_nni.elastic._export import compare_onnx as compare_onnx
 from tips_nni.elastic._export import export_onnx as export_onnx
-from tips_nni.elastic._layers import LayerRule as LayerRule
-from tips_nni.elastic._layers import register_rule as register_rule
 from tips_nni.elastic._narrow import Statistics as Statistics
 from tips_nni.elastic._narrow import resize as resize
 from tips_nni.elastic._plan import ElasticPlan as ElasticPlan
 from tips_nni.elastic._supernet import Supernet as Supernet
+from tips_nni.elastic.rules import LayerRule as LayerRule
+from tips_nni.elastic.rules import register_rule as register_rule

@@ -12,10 +12,10 @@ from torch import nn
 
 from tips_nni.core import ElasticDim, TipsError
 from tips_nni.core._space import DimKind
-from tips_nni.elastic._layers import find_rule
 from tips_nni.elastic._plan import AxisPlan, LayerPlan, Piece
 from tips_nni.elastic._sections import Stage, within
 from tips_nni.elastic._trace import Group, Member, Trace
+from tips_nni.elastic.rules import find_rule
 from tips_nni.specs import RatioSpec, SpaceSpec
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tips_nni.core import SubnetConfig, TipsError
-from tips_nni.elastic._layers import rule_for, shallow, take
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan, Kept
+from tips_nni.elastic.rules import rule_for, shallow, take
 
 #: BatchNorm statistics of a subnet: ``{"<path>.running_mean" | "<path>.running_var": tensor}``.
 Statistics = Mapping[str, Tensor]

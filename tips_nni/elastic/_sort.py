@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tips_nni.elastic._layers import rule_for
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan
+from tips_nni.elastic.rules import rule_for
 
 
 @torch.no_grad()

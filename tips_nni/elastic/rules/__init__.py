@@ -1,0 +1,15 @@
+"""How a layer of each class is narrowed. A file for each kind of layer; the classes of a rule say which."""
+
+from tips_nni.elastic.rules._rule import LayerRule as LayerRule
+from tips_nni.elastic.rules._rule import find_rule as find_rule
+from tips_nni.elastic.rules._rule import register_rule as register_rule
+from tips_nni.elastic.rules._rule import rule_for as rule_for
+from tips_nni.elastic.rules._rule import shallow as shallow
+from tips_nni.elastic.rules._rule import take as take
+from tips_nni.elastic.rules._standard import BatchNormRule as BatchNormRule
+from tips_nni.elastic.rules._standard import ConvRule as ConvRule
+from tips_nni.elastic.rules._standard import LayerNormRule as LayerNormRule
+from tips_nni.elastic.rules._standard import LinearRule as LinearRule
+
+for rule in (ConvRule(), LinearRule(), BatchNormRule(), LayerNormRule()):
+    register_rule(rule)
