@@ -18,7 +18,7 @@ from tips_nni.core import TipsError
 from tips_nni.elastic import AnytimeModel
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("run", "check", "spaces", "strategies", "explain", "export", "report")
+COMMANDS = ("run", "check", "spaces", "strategies", "convert", "explain", "export", "report")
 
 
 class Terminal:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from tips_nni import __version__
-from tips_nni.cli import _export, _listing, _nni, _runs
+from tips_nni.cli import _convert, _export, _listing, _nni, _runs
 from tips_nni.cli._command import Commands
 from tips_nni.core import TipsError
 
@@ -19,6 +19,7 @@ _EPILOG = """\
 first steps:
   tips-nni run examples/digits/run.yaml     make an anytime network from handwritten digits, in minutes
   tips-nni spaces                           which backbones have a ready search space
+  tips-nni convert resnext50_32x4d          what can be elastic in a backbone, and a search space for it
   tips-nni check mine.yaml                  is my run spec right? (runs nothing)
   tips-nni run mine.yaml                    train, search, export, report
 
@@ -68,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tips-nni {__version__}")
     commands = Commands(parser)
-    for group in (_runs, _listing, _export, _nni):
+    for group in (_runs, _listing, _convert, _export, _nni):
         group.add_to(commands)
     return parser

@@ -1,5 +1,6 @@
 """The stages of a run, from a spec to the report, and what else the command line offers."""
 
+from tips_nni.pipeline._convert import convert_backbone as convert_backbone
 from tips_nni.pipeline._explain import explain_run as explain_run
 from tips_nni.pipeline._explain import explain_space as explain_space
 from tips_nni.pipeline._export import export as export

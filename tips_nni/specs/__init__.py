@@ -4,6 +4,7 @@ from tips_nni.specs._kind import kind_of_file as kind_of_file
 from tips_nni.specs._library import is_path as is_path
 from tips_nni.specs._library import load_space as load_space
 from tips_nni.specs._library import load_strategy as load_strategy
+from tips_nni.specs._library import matching_space as matching_space
 from tips_nni.specs._library import space_for as space_for
 from tips_nni.specs._library import space_names as space_names
 from tips_nni.specs._library import strategy_names as strategy_names
@@ -25,3 +26,5 @@ from tips_nni.specs._run import ARCHITECTURE as ARCHITECTURE
 from tips_nni.specs._run import RUN_SPEC as RUN_SPEC
 from tips_nni.specs._run import check_shares as check_shares
 from tips_nni.specs._run import load_run as load_run
+from tips_nni.specs._write_space import space_yaml as space_yaml
+from tips_nni.specs._yaml import read_assignments as read_assignments

@@ -59,14 +59,11 @@ def load_strategy(name_or_path: str | Path) -> StrategySpec:
     return strategy
 
 
-def space_for(backbone_name: str) -> str:
-    """Return the name of the built-in search space whose `matches` fit a timm model; the longest pattern wins.
+def matching_space(backbone_name: str) -> str | None:
+    """Return the built-in search space whose `matches` fit a timm model, the longest pattern's; None where none does.
 
     Args:
         backbone_name: a timm model, with or without the tag of its weights (``resnet50.a1_in1k``).
-
-    Raises:
-        TipsError: no family fits.
     """
     architecture = backbone_name.partition(".")[0]
     fitting = [
@@ -75,12 +72,22 @@ def space_for(backbone_name: str) -> str:
         for pattern in load_space(name).matches
         if fnmatchcase(architecture, pattern)
     ]
-    if not fitting:
+    return max(fitting, key=lambda found: found[0])[1] if fitting else None
+
+
+def space_for(backbone_name: str) -> str:
+    """Return the name of `matching_space`.
+
+    Raises:
+        TipsError: no family fits.
+    """
+    found = matching_space(backbone_name)
+    if found is None:
         raise TipsError(
             f"no built-in search space fits the backbone {backbone_name!r} (families: {', '.join(space_names())}); "
-            "write your own and name it with the key space, e.g. space: ./mine.yaml"
+            f"write one with `tips-nni convert {backbone_name} --output mine.yaml` and name it with space: ./mine.yaml"
         )
-    return max(fitting, key=lambda found: found[0])[1]
+    return found
 
 
 def _folder(kind: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,18 @@ def override(document: Document, text: str) -> Document:
     kept = {path: origin for path, origin in document.origins.items() if path[: len(keys)] != keys}
     placed = {(*keys, *path): origin for path, origin in origins.items()}
     return Document(data, {**kept, **placed, keys: source}, document.overridden | {keys})
+
+
+def read_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the mapping that ``key=value`` texts describe; the values are YAML, a later key replaces an earlier one.
+
+    Raises:
+        TipsError: as `override`.
+    """
+    document = Document({}, {})
+    for text in texts:
+        document = override(document, text)
+    return document.data
 
 
 def dump(data: Any) -> str:
