@@ -25,8 +25,8 @@ def export_pack(pack: PredictorPack, folder: Path) -> None:
     process needs this package installed. `load_nn_meter(folder)` reads it as well.
 
     nn-Meter's numbers are those of the pack but for kernels that it does not have, which it leaves out (products,
-    sigmoid), and for three that it tells too little about: a global pooling counts as of a 1×1 map, squeeze-excite
-    as one with a quarter of the channels inside, and a grouped convolution as a dense one.
+    sigmoid), and for those that it tells too little about: a global pooling counts as of a 1×1 map, squeeze-excite
+    as one with a quarter of the channels inside, and a grouped convolution, by nn-Meter itself, as a dense one.
 
     Args:
         pack: the pack.

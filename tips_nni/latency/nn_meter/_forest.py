@@ -146,7 +146,7 @@ class Forest:
     def load(cls, path: Path) -> Forest | None:
         """Read what `save` wrote; None where there is no such file or it is cut short."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = {name: data[name].astype(kind, copy=False) for name, kind in _FIELDS.items()}
                 return cls(int(data["features"]), **arrays)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):

@@ -105,7 +105,7 @@ def detect(graph: Graph, rules: str) -> list[Block]:
     try:
         detector.load_graph(graph)
         detector.get_kernels()
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TipsError(f"nn-Meter cannot split this network into kernels ({error!r}); choose another one") from error
     blocks = []
     for members in detector.bbs:

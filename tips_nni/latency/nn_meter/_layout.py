@@ -18,8 +18,8 @@ from tips_nni.latency.nn_meter._shapes import Sizes, channels_last, dims_of, mod
 if TYPE_CHECKING:
     from tips_nni.elastic import Supernet
 
-#: What tells kernels apart: operators, nodes, and the dimensions of the tensors that nn-Meter reads.
-_Key = tuple[str, tuple[str, ...], tuple[Sizes, ...], tuple[Sizes, ...]]
+#: What tells kernels apart: the predictor, the first node, and the dimensions of the tensors that nn-Meter reads.
+_Key = tuple[str, str, tuple[Sizes, ...], tuple[Sizes, ...]]
 
 _LARGEST_TABLE = 1 << 16
 
@@ -178,10 +178,10 @@ def _split(
 
 
 def _key(block: Block, sizes: Mapping[str, Sizes]) -> _Key:
-    """Tell kernels apart: by their operators and the shapes that nn-Meter reads."""
+    """Tell kernels apart by all that nn-Meter's prediction depends on; how far they reach is no part of it."""
     return (
-        block.operation,
-        block.members,
+        block.reading().predictor,
+        block.members[0],
         tuple(sizes[name] for name in block.inputs),
         tuple(sizes[name] for name in block.outputs),
     )
@@ -214,6 +214,4 @@ def _without(model: Any, paths: Iterable[str]) -> Any:
             while name in instead:
                 name = instead[name]
             node.input[i] = name
-    # What shape inference found before would keep the cut tensors alive.
-    del graph.value_info[:]
     return cut

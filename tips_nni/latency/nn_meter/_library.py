@@ -20,7 +20,7 @@ def load_library() -> types.ModuleType:
     Raises:
         TipsError: it is not installed.
     """
-    if "nn_meter" in sys.modules:
+    if sys.modules.get("nn_meter") is not None:
         return importlib.import_module("nn_meter")
     # As it is imported, its data set module writes nn-Meter's configuration into the home folder. Its place is held
     # until it is asked for.

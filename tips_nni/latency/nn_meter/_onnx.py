@@ -71,7 +71,7 @@ def export_graph(module: nn.Module, image_size: int | tuple[int, int]) -> Any:
                 output_names=["out"],
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise TipsError(f"{type(module).__name__} cannot be exported to ONNX ({reason}); choose another one") from error
     model, _ = simplify(onnx.load_from_string(buffer.getvalue()))
     _mend(model)

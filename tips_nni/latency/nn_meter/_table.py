@@ -121,7 +121,7 @@ class NnMeterTable(CostModel):
 
 def _read(path: Path, space: SearchSpace) -> tuple[dict[str, Any], SearchSpace, list[Term]]:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             header = json.loads(data["header"].tobytes())
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise TipsError(f"{path} is no table of this version ({FORMAT!r}); build it again")

@@ -46,14 +46,18 @@ class _PackRegressor(_Stub):
     pass
 
 
+class _Array(_Stub):
+    pass
+
+
 class _RefusedError(TipsError):
     """A pickle names something that is not read."""
 
 
 def _empty(kind: Any, shape: tuple[int, ...], code: Any) -> NDArray[Any]:
     """Stand for numpy's `_reconstruct`: an array whose content the pickle sets next."""
-    if kind is not np.ndarray:
-        raise _RefusedError(f"an array of the class {kind!r}")
+    if kind is not _Array or shape != (0,):
+        raise _RefusedError(f"it makes an array of the class {kind!r} and the shape {shape}")
     return np.ndarray(shape, code)
 
 
@@ -70,7 +74,7 @@ def _scalar(dtype: Any, data: bytes) -> Any:
 def _bytes(text: str, codec: str) -> bytes:
     """Stand for `codecs.encode`, by which protocol 2 writes bytes."""
     if codec != "latin1":
-        raise _RefusedError(f"text in the codec {codec!r}")
+        raise _RefusedError(f"it holds text in the codec {codec!r}")
     return text.encode("latin1")
 
 
@@ -81,7 +85,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("sklearn.tree._classes", "DecisionTreeRegressor"): _DecisionTree,
     ("sklearn.tree.tree", "DecisionTreeRegressor"): _DecisionTree,
     ("sklearn.tree._tree", "Tree"): _Tree,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _empty,
     ("numpy._core.multiarray", "_reconstruct"): _empty,
