@@ -145,7 +145,7 @@ def test_names_by_registered_numbers_are_refused_as_well(tmp_path: Path) -> None
     try:
         data = pickle.dumps(_Runs(tmp_path / "ran", os.system), 4)
         assert b"system" not in data
-        with pytest.raises(TipsError, match="names posix.system"):
+        with pytest.raises(TipsError, match=r"names posix\.system"):
             read_regressor(data, "f")
     finally:
         copyreg.remove_extension("posix", "system", 240)

@@ -1,4 +1,4 @@
-"""nn-Meter's own packs: downloaded by nn-Meter from an archive of the same form, with nothing left in the home folder."""
+"""nn-Meter's own packs: downloaded by nn-Meter from an archive of the same form; nothing stays in the home folder."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def _digest(supernet: Supernet, pack: NnMeterPack) -> str:
         "plan": supernet.plan.to_json(),
         # Layers' arguments that the description lacks, such as padding.
         "modules": str(supernet.backbone),
-        "pack": pack.digest,
+        "pack": [pack.name, pack.digest],
         "versions": {name: _version(name) for name in ("tips-nni", "nn-meter", "onnx", "onnxsim", "torch")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
