@@ -87,6 +87,25 @@ def test_a_grouped_convolution_is_named_and_not_counted_as_dense(pack: NnMeterPa
         predict(module, pack, 16, refuse=True)
 
 
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.linear, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 24), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.linear(self.patches(x).flatten(2).transpose(1, 2)).chunk(3, 2)
+        return self.head(((query @ key.transpose(1, 2)).softmax(2) @ value).mean(1))
+
+
+def test_linear_layers_on_tokens_and_products_are_not_counted_as_one_vector(pack: NnMeterPack) -> None:
+    found = predict(_Attention(), pack, 16)
+    assert found.coverage.missing["linear layer on many positions"] == 1
+    assert found.coverage.missing["matrix product"] == 2
+    known, unknown = 16 * 8 * 48 + 8 * 5, 16 * 8 * 24 + 2 * 16 * 16 * 8
+    assert found.coverage.flops_share == pytest.approx(known / (known + unknown))
+    assert [kernel.predictor for kernel in found.kernels if kernel.predictor == "fc"] == ["fc"]
+
+
 class _Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Block:
 
     def reading(self) -> Reading:
         """Return how nn-Meter predicts this kernel."""
-        return _reading(self.kernel, self._groups(self._node["input_shape"]))
+        return _reading(self.kernel, _mistaken(self._node, self._node["input_shape"]))
 
     def reading_of(self, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Reading:
         """Return how nn-Meter predicts it with tensors of other shapes, channels last where they have four dimensions.
@@ -76,16 +77,9 @@ class Block:
         attr["input_shape"] = converted["node"]["attr"]["input_shape"]
         attr["output_shape"] = converted["node"]["attr"]["output_shape"]
         try:
-            return _reading(self._detector._bb_to_kernel(list(self.members)), self._groups(ins))
+            return _reading(self._detector._bb_to_kernel(list(self.members)), _mistaken(self._node, ins))
         finally:
             attr["input_shape"], attr["output_shape"] = before
-
-    def _groups(self, inputs: Sequence[Sequence[int]]) -> int:
-        """Return the groups of its convolution, 1 where dense or depthwise."""
-        weight = self._node["weight"]
-        if self._node["type"] != "Conv" or weight[1] == 1:
-            return 1
-        return int(inputs[0][-1]) // int(weight[1])
 
 
 def detect(graph: Graph, rules: str) -> list[Block]:
@@ -132,25 +126,42 @@ def detect(graph: Graph, rules: str) -> list[Block]:
 
 def _multiply_adds(attr: Mapping[str, Any]) -> int:
     """Return the multiply-adds of one node: of convolutions and matrix products."""
-    if attr["type"] not in ("Conv", "Gemm", "MatMul") or attr["weight"] is None:
+    if attr["type"] not in ("Conv", "Gemm", "MatMul"):
         return 0
-    weight, out = attr["weight"], attr["output_shape"][0]
-    if len(weight) == 2:
-        positions = 1
-        for size in out[1:-1]:
-            positions *= size
-        return int(positions * weight[0] * weight[1])
-    positions = 1 if len(out) == 2 else out[1] * out[2]
-    return int(positions * weight[0] * weight[1] * weight[2] * weight[3])
+    weight, out = attr["weight"], math.prod(attr["output_shape"][0])
+    if weight is None:
+        # Of two matrices or of stacks of them: the last dimension of the first one is summed over. It comes third also
+        # where nn-Meter has put the second one last.
+        return int(out * attr["input_shape"][0][2])
+    if attr["type"] == "MatMul":
+        return int(out * weight[0])
+    return int(out * math.prod(weight) // attr["output_shape"][0][-1])
 
 
-def _reading(kernel: Mapping[str, Any], groups: int) -> Reading:
+def _mistaken(node: Mapping[str, Any], inputs: Sequence[Sequence[int]]) -> str | None:
+    """Return the name of a node that nn-Meter would take for something else, None where it does not.
+
+    A grouped convolution would count as a dense one, which is as many times the work; a linear layer on many positions
+    (tokens) as on one; a product of two matrices that were computed as a linear layer.
+    """
+    weight, shape = node["weight"], inputs[0]
+    if node["type"] == "Conv" and weight[1] > 1 and shape[-1] > weight[1]:
+        return "grouped convolution"
+    if node["type"] in ("Gemm", "MatMul"):
+        if weight is None:
+            return "matrix product"
+        positions = {2: shape[0], 3: math.prod(shape[:-1])}.get(len(shape), shape[0] * shape[1] * shape[-1])
+        if positions > 1:
+            return "linear layer on many positions"
+    return None
+
+
+def _reading(kernel: Mapping[str, Any], mistaken: str | None) -> Reading:
     prediction = load_part("predictor.prediction.predict_by_kernel")
     operation = str(kernel["op"])
     name = str(prediction.get_kernel_name(prediction.merge_conv_kernels(operation)))
-    if groups > 1:
-        # nn-Meter would take it for a dense convolution, which is as many times the work.
-        return Reading("grouped convolution", None)
+    if mistaken is not None:
+        return Reading(mistaken, None)
     try:
         rows = prediction.get_predict_features([kernel])
     except (LookupError, TypeError, ValueError) as error:

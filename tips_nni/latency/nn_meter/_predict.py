@@ -74,8 +74,9 @@ def predict(
 ) -> Prediction:
     """Predict the latency of a network by nn-Meter's kernel detection and arithmetic.
 
-    A grouped convolution (neither dense nor depthwise) counts as not covered: nn-Meter itself would take it for a
-    dense one.
+    What nn-Meter would take for something else counts as not covered: a grouped convolution (neither dense nor
+    depthwise) for a dense one, a linear layer on many positions for one on a single position, a product of matrices
+    for a linear layer.
 
     Args:
         module: maps images (1, C, H, W) to logits; in evaluation mode.
