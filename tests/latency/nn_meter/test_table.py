@@ -72,20 +72,22 @@ def test_it_equals_nn_meter_on_the_exported_subnet(name: str, pack: NnMeterPack)
 
 
 def test_one_group_is_a_dense_convolution(pack: NnMeterPack) -> None:
-    net = net_of("regnetx_002")
-    space = net.space
-    narrow = [
+    net, table = net_of("regnetx_002"), table_of("regnetx_002", pack)
+    code = net.space.encode(net.space.smallest)
+    grouped = [
         operation
         for operation in net.architecture.operations
-        if operation.group_width is not None
-        and net.architecture.channels(operation.output, space.encode(space.smallest)[None])[0] == operation.group_width
+        if operation.group_width is not None and net.architecture.present(operation, code[None])[0]
     ]
-    assert narrow
-    table = table_of("regnetx_002", pack)
-    code = space.encode(space.smallest)
-    found = predict(net.extract(space.smallest), pack, net.plan.resolution(space.smallest))
-    grouped = sum(1 for kernel in found.kernels if kernel.name == "grouped convolution")
-    assert grouped < table.coverage()["missing"]["grouped convolution"]
+    groups = [net.architecture.channels(o.output, code[None])[0] // (o.group_width or 1) for o in grouped]
+    assert 1 in groups
+    assert max(groups) > 1
+    found = predict(net.extract(net.space.smallest), pack, 64)
+    names = [kernel.name for kernel in found.kernels]
+    assert names.count("grouped convolution") == sum(count > 1 for count in groups)
+    dense = [o for o in net.architecture.operations if o.kind == "conv" and o.group_width is None]
+    present = sum(int(net.architecture.present(o, code[None])[0]) for o in dense)
+    assert [k.predictor for k in found.kernels].count("conv-bn-relu") == present + groups.count(1)
     assert table.evaluate(code[None])[0] == pytest.approx(found.latency_ms, rel=1e-9)
 
 
