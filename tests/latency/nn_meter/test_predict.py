@@ -16,6 +16,7 @@ from torch import nn
 from tips_nni.core import CostTable, TipsError
 from tips_nni.latency.nn_meter import NnMeterPack, predict
 from tips_nni.latency.nn_meter._library import load_library
+from tips_nni.latency.nn_meter._onnx import to_graph
 
 from .conftest import Folder, supernet
 
@@ -175,3 +176,12 @@ def test_a_network_that_cannot_be_exported_is_one_line(pack: NnMeterPack) -> Non
     with pytest.raises(TipsError, match="cannot be exported to ONNX") as error:
         predict(nn.Conv2d(3, 8, 5), pack, 2)
     assert "\n" not in str(error.value)
+
+
+def test_a_graph_of_several_images_is_refused() -> None:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(nn.Conv2d(3, 8, 1), (torch.zeros(2, 3, 8, 8),), buffer, dynamo=False, opset_version=17)
+    with pytest.raises(TipsError, match="takes 2 at once"):
+        to_graph(onnx.load_from_string(buffer.getvalue()))

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tips_nni.core import ElasticDim, SearchSpace, TipsError
-from tips_nni.elastic import Supernet
+from tips_nni.elastic import Supernet, convert
 from tips_nni.latency.nn_meter import NnMeterPack, NnMeterTable, load_nn_meter, predict
 from tips_nni.latency.nn_meter import _table as table_module
+from tips_nni.latency.nn_meter._onnx import export_graph
+from tips_nni.latency.nn_meter._shapes import module_path
+from tips_nni.specs import RatioSpec, ResolutionSpec, SpaceSpec
 
 from .conftest import Folder, supernet, write_pack
 
@@ -207,3 +212,41 @@ def test_a_table_is_kept_by_its_content(
         with pytest.raises(TipsError, match="built again"):
             NnMeterTable(other_net, other_pack, cache=tmp_path)
     assert kept.suffix == ".npz"
+
+
+class _Pyramid(nn.Module):
+    """Two maps of different sizes, one scaled up to the other; modules in lists, one of which is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+        self.ways = nn.ModuleList([nn.ModuleList([nn.Conv2d(16, 24, 3, stride=2, padding=1), nn.Conv2d(24, 16, 1)])])
+        self.up, self.pool, self.head = nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(1), nn.Linear(16, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        ((down, side),) = self.ways
+        return self.head(self.pool(x + self.up(side(down(x)))).flatten(1))
+
+
+def test_exported_nodes_are_found_in_the_network() -> None:
+    module = _Pyramid()
+    found = [module_path(node.name) for node in export_graph(module, 16).graph.node if node.op_type in ("Conv", "Gemm")]
+    assert found == ["stem.0", "ways.0.0", "ways.0.1", "head"]
+    assert set(found) <= dict(module.named_modules()).keys()
+
+
+def test_maps_that_are_scaled_up_are_followed(pack: NnMeterPack) -> None:
+    space = SpaceSpec(
+        family="test",
+        width=RatioSpec(ratios=(0.5, 1.0)),
+        hidden=RatioSpec(ratios=(0.5, 1.0)),
+        resolution=ResolutionSpec(ratios=(0.5, 1.0), divisor=16),
+    )
+    net = convert(_Pyramid(), space, image_size=32).eval()
+    table = NnMeterTable(net, pack)
+    assert table.coverage()["missing"] == {"Resize": 1}
+    assert net.space.size > 2
+    for config in net.space.enumerate():
+        code = net.space.encode(config)
+        assert table.evaluate(code[None])[0] == pytest.approx(true_latency(net, pack, code), rel=1e-9)

@@ -179,6 +179,9 @@ def _split(
 
 def _key(block: Block, sizes: Mapping[str, Sizes]) -> _Key:
     """Tell kernels apart by all that nn-Meter's prediction depends on; how far they reach is no part of it."""
+    unknown = [name for name in (*block.inputs, *block.outputs) if name not in sizes]
+    if unknown:
+        raise TipsError(f"the latency table cannot follow {unknown[0]} in the exported network; predict single subnets")
     return (
         block.reading().predictor,
         block.members[0],

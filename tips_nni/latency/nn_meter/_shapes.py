@@ -30,10 +30,15 @@ _SAME = frozenset(
 def module_path(node: str) -> str:
     """Return the path of the module that an exported node comes from.
 
-    ``/blocks/blocks.0/blocks.0.1/conv_dw/Conv`` is of ``blocks.0.1.conv_dw``: the exporter puts the whole path where
-    a module's own name is a number.
+    ``/stage2/stage2.0/fuse.0.1/fuse.0.1.0/Conv`` is of ``stage2.0.fuse.0.1.0``: where a module's own name is a number,
+    the exporter puts it behind the name that it gave to the module's parent.
     """
-    return ".".join(part.rsplit(".", 1)[-1] for part in node.strip("/").split("/")[:-1])
+    path: list[str] = []
+    before = ""
+    for part in node.strip("/").split("/")[:-1]:
+        path.append(part.removeprefix(f"{before}."))
+        before = part
+    return ".".join(path)
 
 
 def sizes_at(sizes: Sizes, space: SearchSpace, codes: Codes) -> NDArray[np.int64]:
@@ -73,7 +78,7 @@ def tensor_sizes(model: Any, architecture: Architecture, code: Codes, shapes: Ma
     """
     space = architecture.space
     codes = code[None]
-    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     sides = architecture.input.spatial
     image = next(tensor.name for tensor in model.graph.input if tensor.name not in constants)
     found: dict[str, Sizes] = {
@@ -88,7 +93,7 @@ def tensor_sizes(model: Any, architecture: Architecture, code: Codes, shapes: Ma
         inputs = [found[name] for name in node.input if name in found]
         if not inputs:
             continue
-        sizes = _output(node, inputs, architecture, codes)
+        sizes = _output(node, inputs, architecture, codes, constants)
         concrete = channels_last(sizes_at(sizes, space, codes)[0].tolist())
         if concrete != shapes.get(node.output[0], concrete):
             raise TipsError(
@@ -96,10 +101,12 @@ def tensor_sizes(model: Any, architecture: Architecture, code: Codes, shapes: Ma
                 "of the supernet; the latency table cannot be built"
             )
         found[node.output[0]] = sizes
-    return found | {name: tuple(_fixed(size) for size in dims) for name, dims in constants.items()}
+    return found | {name: tuple(_fixed(size) for size in tensor.dims) for name, tensor in constants.items()}
 
 
-def _output(node: Any, inputs: Sequence[Sizes], architecture: Architecture, codes: Codes) -> Sizes:
+def _output(
+    node: Any, inputs: Sequence[Sizes], architecture: Architecture, codes: Codes, constants: Mapping[str, Any]
+) -> Sizes:
     """Return the dimensions of a node's output."""
     first = inputs[0]
     attributes = {attribute.name: _value(attribute) for attribute in node.attribute}
@@ -124,6 +131,8 @@ def _output(node: Any, inputs: Sequence[Sizes], architecture: Architecture, code
             axis = attributes["axis"] % len(first)
             joined = tuple(part for sizes in inputs for part in sizes[axis])
             return (*first[:axis], joined, *first[axis + 1 :])
+        case "Resize" if len(node.input) == 3 and node.input[2] in constants:
+            return _scaled(first, constants[node.input[2]])
         case kind if kind in _SAME:
             # Operands of another shape are broadcast to the larger one.
             return max(inputs, key=lambda sizes: math.prod(sizes_at(sizes, architecture.space, codes)[0].tolist()))
@@ -165,6 +174,16 @@ def _windows(sides: Sequence[Size], attributes: Mapping[str, Any]) -> Sizes:
         up = strides[i] - 1 if attributes.get("ceil_mode") else 0
         result.append((Axis(tuple((side + room + up) // strides[i] + 1 for side in axis.sizes), axis.dim),))
     return tuple(result)
+
+
+def _scaled(sizes: Sizes, factors: Any) -> Sizes:
+    """Return dimensions multiplied by the factors of a constant tensor."""
+    from onnx import numpy_helper
+
+    return tuple(
+        size if factor == 1 else tuple(Axis(tuple(int(side * factor) for side in a.sizes), a.dim) for a in size)
+        for size, factor in zip(sizes, numpy_helper.to_array(factors).tolist(), strict=True)
+    )
 
 
 def _flatten(node: Any, sizes: Sizes, axis: int) -> Sizes:
