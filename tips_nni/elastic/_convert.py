@@ -81,7 +81,7 @@ def convert(
         dimensions = choose_dimensions(model, traced, stages, space, vectors, image_size, refused)
         search_space = SearchSpace(tuple(dimensions.dims))
         plan = ElasticPlan(search_space, dimensions.layers, dimensions.stages, image_size, in_chans)
-        found = find_inexact(model, ghost, plan)
+        found = find_inexact(model, ghost, plan, traced.wired)
         if not found:
             break
         refused |= found

@@ -12,10 +12,10 @@ from torch import nn
 
 from tips_nni.core import ElasticDim, TipsError
 from tips_nni.core._space import DimKind
+from tips_nni.elastic._coupling import Group, Member
 from tips_nni.elastic._plan import AxisPlan, LayerPlan, Piece
 from tips_nni.elastic._sections import Stage, within
-from tips_nni.elastic._trace import Group, Member, Trace
-from tips_nni.elastic.rules import find_rule
+from tips_nni.elastic._trace import Trace
 from tips_nni.specs import RatioSpec, SpaceSpec
 
 
@@ -34,16 +34,6 @@ class Dimensions:
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Channels:
-    """One or more coupled groups that are cut together."""
-
-    channels: int
-    members: dict[tuple[str, bool], Member]
-    unit: int = 1
-    reason: str | None = None
 
 
 def choose_dimensions(
@@ -71,21 +61,18 @@ def choose_dimensions(
     """
     modules = dict(model.named_modules())
     result = Dimensions()
-    groups = _merge_grouped(modules, traced.groups)
     position = {node.name: i for i, node in enumerate(traced.nodes)}
-    groups.sort(key=lambda g: min(position.get(name, len(position)) for name, out in g.members if out))
-    output = next((n.module for n in reversed(traced.nodes) if n.kind in ("conv", "linear")), None)
+    groups = sorted(traced.groups, key=lambda g: min(position.get(m.name, len(position)) for m in g.members if m.out))
     taken: set[str] = set()
     pieces: dict[tuple[str, bool], list[Piece]] = {}
     for group in groups:
-        producers = [
-            name for name, out in group.members if out and isinstance(modules.get(name), nn.Conv2d | nn.Linear)
-        ]
+        producers = [m.name for m in group.members if m.out and isinstance(modules.get(m.name), nn.Conv2d | nn.Linear)]
+        if not producers:
+            continue
         dense = [name for name in producers if getattr(modules[name], "groups", 1) == 1] or producers
         kind, name = _name(dense, group, stages, taken)
         taken.add(name)
-        reason = refused.get(f"{kind}.{name}") or group.reason
-        reason = reason or _reason(group, modules, dense, output, vectors, spec, name)
+        reason = refused.get(f"{kind}.{name}") or _reason(group, modules, dense, vectors, spec, name)
         ratios: RatioSpec | None = spec.hidden if kind == "hidden" else spec.width
         if reason is None and ratios is None:
             reason = f"the space declares no {kind}"
@@ -99,10 +86,10 @@ def choose_dimensions(
             continue
         dim = ElasticDim(f"{kind}.{name}", kind, choices)
         result.dims.append(dim)
-        for key, member in group.members.items():
-            pieces.setdefault(key, []).append(Piece(dim.name, member.index, member.root))
+        for member in group.members:
+            pieces.setdefault((member.name, member.out), []).append(Piece(dim.name, member.index, member.root))
     _depths(stages, spec, refused, result)
-    sizes = {key: member.size for group in groups for key, member in group.members.items()}
+    sizes = {(member.name, member.out): member.size for group in groups for member in group.members}
     shared: dict[object, AxisPlan] = {}
 
     def axis(key: tuple[str, bool]) -> AxisPlan | None:
@@ -131,40 +118,13 @@ def choose_dimensions(
     return result
 
 
-def _merge_grouped(modules: Mapping[str, nn.Module], groups: Sequence[Group]) -> list[_Channels]:
-    """Join the input and output channels of grouped convolutions, which must be cut by whole groups."""
-    merged = [_Channels(g.channels, {(m.name, m.out): m for m in g.members}) for g in groups]
-    for name, module in modules.items():
-        rule = find_rule(module)
-        unit = rule.unit(module) if rule is not None else 1
-        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
-        if unit == 1 or depthwise:
-            continue
-        before = next((g for g in merged if (name, False) in g.members), None)
-        after = next((g for g in merged if (name, True) in g.members), None)
-        if before is None or after is None or before is after:
-            for group in (before, after):
-                if group is not None:
-                    group.unit = math.lcm(group.unit, unit)
-            continue
-        if before.channels != after.channels:
-            for group in (before, after):
-                group.reason = f"the grouped convolution {name} has {before.channels} inputs, {after.channels} outputs"
-            continue
-        before.members.update(after.members)
-        before.unit = math.lcm(before.unit, after.unit, unit)
-        before.reason = before.reason or after.reason
-        merged.remove(after)
-    return merged
-
-
-def _name(dense: Sequence[str], group: _Channels, stages: Sequence[Stage], taken: set[str]) -> tuple[DimKind, str]:
+def _name(dense: Sequence[str], group: Group, stages: Sequence[Stage], taken: set[str]) -> tuple[DimKind, str]:
     """Return (kind, name): ``hidden`` where all members lie in one block, named by the block or by the producer."""
     for stage in stages:
         for block in stage.blocks:
-            if all(within(name, block) for name, _ in group.members):
+            if all(within(member.name, block) for member in group.members):
                 several = sum(1 for name in taken if within(name, block))
-                return "hidden", block if not several and block not in taken else dense[0]
+                return "hidden", block if not several and block not in taken else _free(dense[0], taken)
     for stage in stages:
         if any(within(name, stage.name) for name in dense) and stage.name not in taken:
             return "width", stage.name
@@ -172,30 +132,35 @@ def _name(dense: Sequence[str], group: _Channels, stages: Sequence[Stage], taken
     for leaf in (".conv", ".0"):
         if name.endswith(leaf) and name.removesuffix(leaf) not in taken and "." not in name.removesuffix(leaf):
             name = name.removesuffix(leaf)
-    return "width", name
+    return "width", _free(name, taken)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken: a layer whose channels are of several groups names them one after the other."""
+    count, free = 1, name
+    while free in taken:
+        count += 1
+        free = f"{name}.{count}"
+    return free
 
 
 def _reason(
-    group: _Channels,
+    group: Group,
     modules: Mapping[str, nn.Module],
     dense: Sequence[str],
-    output: str | None,
     vectors: frozenset[str],
     spec: SpaceSpec,
     name: str,
 ) -> str | None:
     """Return why a group cannot be elastic, or None."""
-    if (output, True) in group.members:
-        return "its outputs are the classes"
+    if group.reason is not None:
+        return group.reason
     for pattern in spec.fixed:
         if fnmatchcase(name, pattern) or any(fnmatchcase(path, pattern) for path in dense):
             return f"the space fixes {pattern!r}"
-    for path, _ in group.members:
-        if path in modules and find_rule(modules[path]) is None:
-            return f"no elastic rule for {path} of class {type(modules[path]).__name__}"
     if dense and all(path in vectors for path in dense):
         return "a squeeze-excite reduction, too narrow to be worth a choice"
-    if not all(_even(member, group.channels) for member in group.members.values()):
+    if not all(_even(member, group.channels) for member in group.members):
         return "its channels are coupled in a way that cannot be cut (split among layers)"
     return None
 

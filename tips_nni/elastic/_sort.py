@@ -37,12 +37,14 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
 
 
 def channel_unit(model: nn.Module, plan: ElasticPlan, dim: str) -> int:
-    """Return how many channels of dimension `dim` must move together: 1 but for grouped convolutions."""
+    """Return how many channels of dimension `dim` must move together: 1 but for grouped layers."""
     unit = 1
-    for module, axis, _, _ in _tensors(model, plan):
-        grouped = isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels
-        if grouped and any(piece.dim == dim for piece in axis.pieces):
-            unit = math.lcm(unit, rule_for("", module).unit(module))
+    modules = dict(model.named_modules())
+    for path, layer in plan.layers.items():
+        pieces = [piece for piece in layer.outputs.pieces if piece.dim == dim] if layer.outputs is not None else []
+        if pieces and path in modules:
+            positions = len(pieces[0].index) // len(np.unique(pieces[0].root))
+            unit = math.lcm(unit, max(1, rule_for(path, modules[path]).unit(modules[path]) // positions))
     return unit
 
 

@@ -1,4 +1,4 @@
-"""What Torch-Pruning's dependency graph and one shape-only forward say about a backbone."""
+"""The operations of a backbone, from Torch-Pruning's graph, its channel groups, and the shapes of its modules."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch_pruning as tp
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
+from tips_nni.elastic._coupling import Components, Group, find_groups
 
 _POOLS = ("Pool", "Mean")
 _VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")
@@ -52,45 +51,25 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Member:
-    """A module's (or bare parameter's) channel axis that belongs to a coupled group.
+class Trace:
+    """A backbone's operations in topological order and its coupled channel groups.
 
     Attributes:
-        name: path of the module or parameter.
-        out: True for output channels (or a normalisation's, or a parameter's), False for input channels.
-        size: the length of that axis.
-        index: positions on that axis, shape (n,), int64.
-        root: for each position the group's channel that it belongs to, shape (n,), int64.
+        nodes: the operations.
+        groups: the channels that are cut together.
+        wired: what they were found from.
     """
-
-    name: str
-    out: bool
-    size: int
-    index: NDArray[np.int64]
-    root: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that must be cut together: `channels` of them, in all `members`."""
-
-    channels: int
-    members: tuple[Member, ...]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A backbone's operations in topological order and its coupled channel groups."""
 
     nodes: tuple[Node, ...]
     groups: tuple[Group, ...]
+    wired: Components = field(default_factory=dict)
 
 
 def trace(model: nn.Module, example: Tensor) -> Trace:
     """Trace `model` (left unchanged) on `example`, shape (N, C, H, W).
 
     Raises:
-        TipsError: the dependency graph cannot follow the model.
+        TipsError: the operations cannot be followed.
     """
     # On a copy: tracing needs gradients of every parameter and evaluation mode.
     model = copy.deepcopy(model).cpu().eval().requires_grad_(True)
@@ -98,15 +77,27 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         with warnings.catch_warnings(), torch.enable_grad():
             # Bare parameters (layer scale) are handled below; the library only informs about them.
             warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
-            graph = tp.DependencyGraph().build_dependency(model, example)
-        nodes = _nodes(graph, model)
-        groups = _groups(graph, model)
+            nodes = _nodes(_graph(model, example), model)
+        groups, wired = find_groups(model.to("meta"), example.to("meta"))
     except UNFIT as error:
         raise TipsError(
             f"{type(model).__name__} cannot be converted: its operations could not be traced "
             f"({first_line(error)}); choose another backbone"
         ) from error
-    return Trace(tuple(nodes), tuple(groups))
+    return Trace(tuple(nodes), groups, wired)
+
+
+def _graph(model: nn.Module, example: Tensor) -> tp.DependencyGraph:
+    """Return the library's graph of the operations.
+
+    Its coupling of channels is left out: that fails on splits and reshapes, and walks some graphs without an end.
+    """
+    graph = tp.DependencyGraph()
+    graph.model, graph.verbose, graph.ignored_params = model, False, []
+    graph._module2name = {module: name for name, module in model.named_modules()}
+    graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)
+    graph.module2node = graph._trace(model, example, None, output_transform=None)
+    return graph
 
 
 def _kind(module: nn.Module, inputs: int, scaled: bool) -> OpKind:
@@ -138,7 +129,18 @@ def _nodes(graph: tp.DependencyGraph, model: nn.Module) -> list[Node]:
     every = list(graph.module2node.values())
 
     def source(node: object) -> bool:
-        return not node.inputs and isinstance(node.module, nn.modules.conv._ConvNd | nn.Linear)  # type: ignore[attr-defined]
+        """Whether a node is a layer that no other module feeds (its weights may have operations of their own)."""
+        if not isinstance(node.module, nn.modules.conv._ConvNd | nn.Linear):  # type: ignore[attr-defined]
+            return False
+        seen, todo = set(), list(node.inputs)  # type: ignore[attr-defined]
+        while todo:
+            item = todo.pop()
+            if item.module in paths:
+                return False
+            if id(item) not in seen:
+                seen.add(id(item))
+                todo.extend(item.inputs)
+        return True
 
     reached, stack = set(), [node for node in every if source(node)]
     while stack:
@@ -191,32 +193,6 @@ def _nodes(graph: tp.DependencyGraph, model: nn.Module) -> list[Node]:
         names[id(node)] = name
         label = str(getattr(module, "_grad_fn", type(module).__name__)).removesuffix("0").removesuffix("Backward")
         result.append(Node(name, kind, label, path, tuple(inputs), tuple(scales)))
-    return result
-
-
-def _groups(graph: tp.DependencyGraph, model: nn.Module) -> list[Group]:
-    """Return the coupled channel groups, roots being convolutions and linear layers."""
-    paths = {module: name for name, module in model.named_modules()}
-    parameters = {id(p): name for name, p in model.named_parameters()}
-    result = []
-    for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
-        members: dict[tuple[str, bool], Member] = {}
-        for item in group:
-            module = item.dep.target.module
-            out = graph.is_out_channel_pruning_fn(item.dep.handler)
-            index = np.array(item.idxs, dtype=np.int64)
-            root = np.array(item.root_idxs, dtype=np.int64)
-            if isinstance(module, nn.Parameter):
-                name, size = parameters.get(id(module)), module.shape[item.dep.target.pruning_dim]
-            else:
-                name = paths.get(module)
-                pruner = graph.get_pruner_of_module(module)
-                size = (pruner.get_out_channels if out else pruner.get_in_channels)(module)
-            if name is None:
-                continue
-            order = np.argsort(index, kind="stable")
-            members.setdefault((name, out), Member(name, out, int(size), index[order], root[order]))
-        result.append(Group(len(group[0].idxs), tuple(members.values())))
     return result
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import Architecture, Codes, SubnetConfig, TipsError
+from tips_nni.elastic._coupling import Components, Wiring
 from tips_nni.elastic._describe import Shapes, spatial_size
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
@@ -19,20 +20,21 @@ from tips_nni.elastic._trace import UNFIT, first_line, module_shapes
 _TOLERANCE = 1e-4
 
 
-def find_inexact(model: nn.Module, ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
+def find_inexact(model: nn.Module, ghost: nn.Module, plan: ElasticPlan, wired: Components) -> dict[str, str]:
     """Return the dimensions whose subnets would not be exact, each with the reason; empty where all are.
 
-    Two things are checked. Subnets run, and keep the shape of the output (no arithmetic). And a permutation of the
-    channels of a dimension leaves the function as it is, on random weights: so the channels that are cut together
-    are those, and only those, that belong together.
+    Three things are checked. Subnets run, and keep the shape of the output (no arithmetic). In a narrow subnet every
+    layer reads the channels that it read in the backbone, less those that are cut (no arithmetic). And a permutation
+    of the channels of a dimension leaves the function as it is, on random weights: so the channels that are cut
+    together are those, and only those, that belong together.
 
     Args:
         model: the backbone; it stays as it is.
         ghost: the same on the meta device, in evaluation mode.
         plan: its elastic plan.
+        wired: what the channels of its layers are coupled with (`Trace.wired`).
     """
-    broken = _unfit(ghost, plan)
-    return broken or _wrongly_coupled(model, plan)
+    return _unfit(ghost, plan) or _rewired(ghost, plan, wired) or _wrongly_coupled(model, plan)
 
 
 def check_description(ghost: nn.Module, plan: ElasticPlan, architecture: Architecture) -> None:
@@ -102,7 +104,7 @@ def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tupl
 
 def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     """Return the dimensions that break a forward."""
-    dims = plan.space.dims
+    dims, largest = plan.space.dims, list(plan.space.largest.values)
     most = max(len(dim.choices) for dim in dims)
 
     def failure(values: list[int]) -> str | None:
@@ -122,18 +124,49 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
         expected = ghost(torch.empty(2, plan.in_chans, plan.image_size, plan.image_size, device="meta"))
     broken: dict[str, str] = {}
     for level in range(most - 1):
-        values = [dim.choices[min(level, len(dim.choices) - 1)] for dim in dims]
-        if failure(values) is None:
-            continue
-        # Find out which ones: go from the largest subnet to this one and turn back before every failure.
-        reached = list(plan.space.largest.values)
-        for i, dim in enumerate(dims):
-            before, reached[i] = reached[i], values[i]
-            reason = failure(reached)
-            if reason is not None:
-                reached[i] = before
-                broken.setdefault(dim.name, f"a subnet does not run ({reason})")
+        values = [dim.choices[-1 if dim.name in broken else min(level, len(dim.choices) - 1)] for dim in dims]
+        passing = 0
+        while (reason := failure(values)) is not None:
+            # Find out which one it is: the first so many dimensions at this level pass, one more fails.
+            failing = len(dims)
+            while failing - passing > 1:
+                middle = (passing + failing) // 2
+                found = failure([*values[:middle], *largest[middle:]])
+                if found is None:
+                    passing = middle
+                else:
+                    failing, reason = middle, found
+            broken[dims[failing - 1].name] = f"a subnet does not run ({reason})"
+            values[failing - 1] = largest[failing - 1]
+            passing = failing
     return broken
+
+
+def _rewired(ghost: nn.Module, plan: ElasticPlan, wired: Components) -> dict[str, str]:
+    """Return the dimensions with which a layer of a narrow subnet reads others than the channels that are left."""
+    dims = plan.space.dims
+    narrowest = {dim.name: dim.choices[0 if dim.kind in ("width", "hidden") else -1] for dim in dims}
+    config = plan.space.config(narrowest)
+    view = narrow(ghost, plan, config)
+    side = plan.resolution(config)
+    found = Wiring(view)
+    found.run(view, torch.empty(1, plan.in_chans, side, side, device="meta"))
+    axes = {
+        (path, out): axis
+        for path, layer in plan.layers.items()
+        for out, axis in ((False, layer.inputs), (True, layer.outputs))
+        if axis is not None
+    }
+    left = {key: components[axes[key].kept(config)] if key in axes else components for key, components in wired.items()}
+    wrong = np.array(sorted(found.differing(left)), dtype=np.int64)
+    names = {
+        piece.dim
+        for key, axis in axes.items()
+        if key in wired
+        for piece in axis.pieces
+        if np.isin(wired[key][piece.index], wrong).any()
+    }
+    return dict.fromkeys(sorted(names), "a layer reads its channels in another order when some are cut")
 
 
 def _wrongly_coupled(model: nn.Module, plan: ElasticPlan) -> dict[str, str]:

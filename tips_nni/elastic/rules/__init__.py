@@ -1,6 +1,7 @@
 """How a layer of each class is narrowed. A file for each kind of layer; the classes of a rule say which."""
 
 from tips_nni.elastic.rules._rule import LayerRule as LayerRule
+from tips_nni.elastic.rules._rule import channel_axis as channel_axis
 from tips_nni.elastic.rules._rule import find_rule as find_rule
 from tips_nni.elastic.rules._rule import register_rule as register_rule
 from tips_nni.elastic.rules._rule import rule_for as rule_for

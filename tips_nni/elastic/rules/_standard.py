@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from tips_nni.elastic._plan import Kept
@@ -11,12 +12,16 @@ from tips_nni.elastic.rules._rule import LayerRule, take
 
 
 class ConvRule(LayerRule):
-    """Convolutions: dense, depthwise, and grouped with whole groups cut."""
+    """Convolutions: dense, depthwise, and grouped with whole groups cut.
+
+    Their weights may be standardised in the forward (timm's `StdConv2d`), with a gain for each output channel
+    (`ScaledStdConv2d`).
+    """
 
     classes = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
     def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
-        parameters = view._parameters
+        parameters, before = view._parameters, view.out_channels
         weight = take(parameters["weight"], outputs)
         if view.groups == 1:
             weight = take(weight, inputs, axis=1)
@@ -26,18 +31,32 @@ class ConvRule(LayerRule):
             view.groups = weight.shape[0] // per_group
             view.in_channels = view.groups * weight.shape[1]
         view.out_channels = weight.shape[0]
-        parameters["weight"] = weight
-        if parameters["bias"] is not None:
-            parameters["bias"] = take(parameters["bias"], outputs)
+        for name, tensor in parameters.items():
+            if name == "weight":
+                parameters[name] = weight
+            elif tensor is not None and tensor.ndim and tensor.shape[0] == before:
+                parameters[name] = take(tensor, outputs)
 
     def unit(self, module: Any) -> int:
-        return 1 if module.groups == 1 else int(max(module.in_channels, module.out_channels) // module.groups)
+        return 1 if module.groups == 1 else int(module.out_channels // module.groups)
+
+    def mixes(self, module: Any) -> bool:
+        return not 1 < module.groups == module.in_channels == module.out_channels
+
+    def axis(self, module: Any) -> int:
+        return -1 - len(module.kernel_size)
 
 
 class LinearRule(LayerRule):
     """Fully connected layers."""
 
     classes = (nn.Linear,)
+
+    def mixes(self, module: Any) -> bool:
+        return True
+
+    def axis(self, module: Any) -> int:
+        return -1
 
     def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         parameters = view._parameters
@@ -65,6 +84,9 @@ class LayerNormRule(LayerRule):
     """Layer normalisation over channels, timm's `LayerNorm2d` included."""
 
     classes = (nn.LayerNorm,)
+
+    def axis(self, module: Any) -> int:
+        return 1 if isinstance(module, LayerNorm2d) else -1
 
     def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
         for name, tensor in view._parameters.items():
