@@ -71,6 +71,7 @@ class Operation:
         group_width: input channels of one group of a grouped convolution; None where dense, 1 where depthwise.
         bias: whether there is one bias per output channel.
         channel_params: further parameters per output channel (2 for an affine norm, 1 for layer scale).
+        params: further parameters that do not depend on any width (a scalar gain).
         gate: the depth at which the operation exists; None where always. A gated operation whose subnet is
             shallower does not exist, and neither does its output, except for an ``add``: it is then the identity
             of its first input that is not gated by the same gate.
@@ -86,6 +87,7 @@ class Operation:
     group_width: int | None = None
     bias: bool = False
     channel_params: int = 0
+    params: int = 0
     gate: Gate | None = None
     type: str = ""
 
@@ -180,6 +182,7 @@ class Architecture:
                     "group_width": op.group_width,
                     "bias": op.bias,
                     "channel_params": op.channel_params,
+                    "params": op.params,
                     "gate": None if op.gate is None else [op.gate.dim, op.gate.at_least],
                     "type": op.type,
                 }
@@ -229,6 +232,8 @@ def _operation(item: Mapping[str, Any]) -> Operation:
         group_width=None if group_width is None else int(group_width),
         bias=bool(item["bias"]),
         channel_params=int(item["channel_params"]),
+        # Files of version 0.1 have none.
+        params=int(item.get("params", 0)),
         gate=None if gate is None else Gate(str(gate[0]), int(gate[1])),
         type=str(item["type"]),
     )

@@ -259,7 +259,7 @@ def _parameters(
     _size_in: NDArray[np.int64],
     _size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    return weights_of(operation, cin, cout) + cout * (operation.channel_params + int(operation.bias))
+    return weights_of(operation, cin, cout) + cout * (operation.channel_params + int(operation.bias)) + operation.params
 
 
 def _activations(

@@ -82,10 +82,18 @@ class Wiring(TorchDispatchMode):
         self._known: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._bare: dict[int, str] = {}
         self._handles: list[Any] = []
+        self._followers: dict[str, str] = {}
         leaves: set[str] = set()
         for path, module in model.named_modules():
             rule = find_rule(module)
-            if rule is None or rule.composite or any(path.startswith(f"{leaf}.") for leaf in leaves):
+            if rule is None or any(path.startswith(f"{leaf}.") for leaf in leaves):
+                continue
+            if rule.composite:
+                followed = rule.follows(module)
+                if followed == "":
+                    self._handles.append(module.register_forward_pre_hook(self._reader(path, rule)))
+                elif followed is not None:
+                    self._followers[path] = f"{path}.{followed}"
                 continue
             leaves.add(path)
             self._handles += [
@@ -105,6 +113,9 @@ class Wiring(TorchDispatchMode):
         finally:
             for handle in self._handles:
                 handle.remove()
+        for path, child in self._followers.items():
+            if (child, True) in self.axes:
+                self.axes[path, True] = self.axes[child, True]
         found = self._get(output) if isinstance(output, Tensor) else None
         if found is not None:
             self.labels.pin(found, "its outputs are the classes")
@@ -161,6 +172,16 @@ class Wiring(TorchDispatchMode):
 
     def _enter(self, _module: nn.Module, _inputs: Any) -> None:
         self._inside += 1
+
+    def _reader(self, path: str, rule: LayerRule) -> Any:
+        def read(module: nn.Module, inputs: Any) -> None:
+            found = None if self._inside else self._get(inputs[0])
+            if found is not None:
+                vector = self._vector(found, inputs[0], rule.axis(module) % inputs[0].ndim)
+                if vector is not None:
+                    self.axes[path, True] = vector
+
+        return read
 
     def _leaver(self, path: str, rule: LayerRule) -> Any:
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:

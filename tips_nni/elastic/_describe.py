@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from tips_nni.core import Architecture, Axis, FeatureMap, Gate, Operation, SearchSpace
 from tips_nni.elastic._dimensions import Dimensions
-from tips_nni.elastic._plan import AxisPlan
+from tips_nni.elastic._plan import AxisPlan, LayerPlan
 from tips_nni.elastic._sections import Stage, within
 from tips_nni.elastic._trace import Node, Trace
+from tips_nni.elastic.rules import channel_axis, find_rule
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -48,6 +50,7 @@ def describe(
     )
     maps: dict[str, FeatureMap] = {"input": image}
     operations = []
+    counted: set[str] = set()
     for node in traced.nodes:
         inputs = node.inputs or ("input",)
         module = modules.get(node.module) if node.module is not None else None
@@ -70,11 +73,13 @@ def describe(
                 stride=_pair(getattr(module, "stride", 1)),
                 group_width=_group_width(module),
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
-                channel_params=_channel_params(node, module, parameters),
+                channel_params=_channel_params(node, module, parameters, counted),
                 gate=gate,
                 type=type(module).__name__ if module is not None else node.type,
             )
         )
+    rest = {name: parameter for name, parameter in parameters.items() if name not in counted}
+    operations = _with_rest(operations, maps, rest, dimensions, space)
     return Architecture(space, tuple(maps.values()), tuple(operations))
 
 
@@ -90,12 +95,58 @@ def _group_width(module: nn.Module | None) -> int | None:
     return module.in_channels // module.groups
 
 
-def _channel_params(node: Node, module: nn.Module | None, parameters: Mapping[str, nn.Parameter]) -> int:
-    """Return the parameters per output channel of a normalisation or an activation, and of layer scale."""
-    count = len(node.parameters)
-    if module is not None and not isinstance(module, nn.Conv2d | nn.Linear):
-        count += sum(1 for _ in module.parameters())
-    return count
+def _channel_params(
+    node: Node, module: nn.Module | None, parameters: Mapping[str, nn.Parameter], counted: set[str]
+) -> int:
+    """Return the parameters per output channel that are not a layer's weights and biases; note all as counted."""
+    own = {} if module is None else {f"{node.module}.{name}": p for name, p in module.named_parameters()}
+    bare = {name: parameters[name] for name in node.parameters}
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        counted.update(
+            name for name in own if name.endswith((".weight", ".bias")) and name.count(".") == node.name.count(".") + 1
+        )
+    found = {name: p for name, p in {**own, **bare}.items() if name not in counted and p.numel() > 1}
+    counted.update(found)
+    return sum(p.numel() // p.shape[channel_axis(p)] for p in found.values())
+
+
+def _with_rest(
+    operations: Sequence[Operation],
+    maps: Mapping[str, FeatureMap],
+    rest: Mapping[str, nn.Parameter],
+    dimensions: Dimensions,
+    space: SearchSpace,
+) -> list[Operation]:
+    """Give the parameters that no operation has (scalar gains) to an operation of their module."""
+    result = list(operations)
+    for name, parameter in rest.items():
+        owner = name.rpartition(".")[0]
+        layer = dimensions.layers.get(name)
+        axes = None if layer is None else _axes_of(layer.outputs, parameter.shape[channel_axis(parameter)], space)
+        while True:
+            near = [
+                i
+                for i, op in enumerate(result)
+                if within(op.name, owner) and (axes is None or _summed(maps[op.output].axes) == _summed(axes))
+            ]
+            if near or not owner:
+                break
+            owner = owner.rpartition(".")[0]
+        if not near:
+            continue
+        op = result[near[0]]
+        if axes is None:
+            result[near[0]] = replace(op, params=op.params + parameter.numel())
+        else:
+            per_channel = parameter.numel() // parameter.shape[channel_axis(parameter)]
+            result[near[0]] = replace(op, channel_params=op.channel_params + per_channel)
+    return result
+
+
+def channels_last(module: nn.Module) -> bool:
+    """Whether a layer's channels lie along the last axis of its tensors."""
+    rule = find_rule(module)
+    return rule.axis(module) == -1 if rule is not None else isinstance(module, nn.LayerNorm)
 
 
 def _input_size(table: Shapes, side: int | None) -> tuple[int, int]:
@@ -120,9 +171,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
     """
 
     def module_size(name: str, side: int) -> tuple[int, int]:
-        module = modules[name]
-        last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
-        return spatial_size(table[name][side], last)
+        return spatial_size(table[name][side], channels_last(modules[name]))
 
     consumers: dict[str, list[Node]] = {}
     for node in traced.nodes:
@@ -185,19 +234,39 @@ def _part(
     inputs: Sequence[FeatureMap],
     space: SearchSpace,
 ) -> tuple[Axis, ...] | None:
-    """Return the axes that a layer takes where its inputs have other channels (a split or a flattening between)."""
-    if not isinstance(module, nn.Conv2d | nn.Linear):
+    """Return the axes that a layer reads where its inputs have others (a split or a flattening between)."""
+    rule = None if module is None else find_rule(module)
+    if rule is None or rule.composite:
         return None
-    channels = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
-    if sum(axis.sizes[-1] for fm in inputs for axis in fm.axes) == channels:
+    layer = dimensions.layers.get(node.name) or LayerPlan()
+    mixes = rule.mixes(module)
+    channels = _width(module, mixes)
+    if channels is None:
         return None
-    layer = dimensions.layers.get(node.name)
-    return _axes_of(layer.inputs if layer is not None else None, channels, space)
+    axes = _axes_of(layer.inputs if mixes else layer.outputs, channels, space)
+    return None if _summed(axes) == _summed(axis for fm in inputs for axis in fm.axes) else axes
+
+
+def _width(module: Any, mixes: bool) -> int | None:
+    """Return the input channels of a layer, None where it has nothing for each of them."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
+    tensors = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None and t.ndim]
+    return None if mixes or not tensors else int(tensors[0].shape[0])
+
+
+def _summed(axes: Iterable[Axis]) -> dict[str | None, tuple[int, ...]]:
+    """Return the channels of several axes by dimension."""
+    totals: dict[str | None, tuple[int, ...]] = {}
+    for axis in axes:
+        before = totals.get(axis.dim, (0,) * len(axis.sizes))
+        totals[axis.dim] = tuple(a + b for a, b in zip(before, axis.sizes, strict=True))
+    return totals
 
 
 def _input_sizes(node: Node, module: nn.Module | None, shapes: Sequence[Shapes]) -> list[tuple[int, int]]:
     """Return (height, width) of a layer's input for each resolution choice."""
-    return [spatial_size(table[node.name][0], isinstance(module, nn.Linear)) for table in shapes]
+    return [spatial_size(table[node.name][0], module is not None and channels_last(module)) for table in shapes]
 
 
 def _gates(traced: Trace, stages: Sequence[Stage], dimensions: Dimensions, space: SearchSpace) -> dict[str, Gate]:

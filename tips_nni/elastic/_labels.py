@@ -181,7 +181,11 @@ def _moved(
 ) -> list[Any]:
     """Run an operation that moves data on the labels."""
     full = labels.expand(tensor.shape)
-    moved = func(*(full if arg is tensor else arg for arg in args), **kwargs)
+    if name in _VIEWS:
+        # The labels may lie in memory otherwise than the tensor.
+        moved = full.reshape(args[1])
+    else:
+        moved = func(*(full if arg is tensor else arg for arg in args), **kwargs)
     results = [compressed(t) for t in (moved if isinstance(moved, tuple | list) else [moved])]
     if name in _VIEWS:
         # An axis of channels became several: the parts before the last must stay equally long.

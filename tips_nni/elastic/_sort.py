@@ -88,6 +88,8 @@ def _tensors(model: nn.Module, plan: ElasticPlan) -> Iterator[tuple[nn.Module, A
                 yield modules[owner], layer.outputs, modules[owner]._parameters[name], "bare"  # type: ignore[misc]
             continue
         module = modules[path]
+        if rule_for(path, module).composite:
+            continue
         if layer.inputs is not None and "weight" in module._parameters:
             yield module, layer.inputs, module._parameters["weight"], "in"  # type: ignore[misc]
         if layer.outputs is not None:

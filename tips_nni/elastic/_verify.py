@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import Architecture, Codes, SubnetConfig, TipsError
 from tips_nni.elastic._coupling import Components, Wiring
-from tips_nni.elastic._describe import Shapes, spatial_size
+from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sort import channel_unit, permute_channels
@@ -76,7 +76,7 @@ def _real_layers(view: nn.Module, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for path, module in view.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and path in shapes:
-            last = isinstance(module, nn.Linear)
+            last = channels_last(module)
             before, after = shapes[path]
             axis = -1 if last else 1
             found[path] = (before[axis], after[axis], *spatial_size(after, last))
@@ -92,7 +92,7 @@ def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tupl
             continue
         inputs = sum(int(architecture.channels(name, codes)[0]) for name in op.inputs)
         outputs = int(architecture.channels(op.output, codes)[0])
-        params += op.channel_params * outputs
+        params += op.channel_params * outputs + op.params
         if op.kind in ("conv", "linear"):
             height, width = architecture.spatial(op.output, codes)[0].tolist()
             found[op.name] = (inputs, outputs, height, width)

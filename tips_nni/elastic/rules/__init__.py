@@ -1,5 +1,6 @@
 """How a layer of each class is narrowed. A file for each kind of layer; the classes of a rule say which."""
 
+from tips_nni.elastic.rules._parts import PartsRule as PartsRule
 from tips_nni.elastic.rules._rule import LayerRule as LayerRule
 from tips_nni.elastic.rules._rule import channel_axis as channel_axis
 from tips_nni.elastic.rules._rule import find_rule as find_rule
@@ -12,5 +13,5 @@ from tips_nni.elastic.rules._standard import ConvRule as ConvRule
 from tips_nni.elastic.rules._standard import LayerNormRule as LayerNormRule
 from tips_nni.elastic.rules._standard import LinearRule as LinearRule
 
-for rule in (ConvRule(), LinearRule(), BatchNormRule(), LayerNormRule()):
+for rule in (ConvRule(), LinearRule(), BatchNormRule(), LayerNormRule(), PartsRule()):
     register_rule(rule)

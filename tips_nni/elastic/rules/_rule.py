@@ -8,6 +8,7 @@ rule for a class of its own with `register_rule`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from types import MethodType
 from typing import Any
 
 import torch
@@ -37,9 +38,13 @@ def channel_axis(parameter: Tensor) -> int:
 def shallow(module: nn.Module) -> nn.Module:
     """Return a copy of `module` with its own (equal) tables of parameters, buffers, children and hooks."""
     copy = module.__class__.__new__(module.__class__)
-    copy.__dict__.update(
-        (name, value.copy()) if name in _TABLES else (name, value) for name, value in module.__dict__.items()
-    )
+    for name, value in module.__dict__.items():
+        if name in _TABLES:
+            value = value.copy()
+        elif isinstance(value, MethodType) and value.__self__ is module:
+            # A forward chosen at construction must run on the copy.
+            value = MethodType(value.__func__, copy)
+        copy.__dict__[name] = value
     return copy
 
 
@@ -72,6 +77,13 @@ class LayerRule(ABC):
     def mixes(self, module: Any) -> bool:
         """Return whether the output channels are the layer's own, not its input channels one by one (a norm)."""
         return False
+
+    def follows(self, module: Any) -> str | None:
+        """Return whose channels a composite module keeps numbers of: a child's outputs, or ``""`` for its own input.
+
+        `narrow` then gets what is kept of them as `outputs`. None (the default) where it keeps none.
+        """
+        return None
 
     def axis(self, module: Any) -> int:
         """Return the axis of its input and output tensors that holds the channels."""
