@@ -6,18 +6,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tips_nni.core._architecture import Architecture, Operation
-from tips_nni.core._errors import TipsError
 from tips_nni.core._space import Codes, SearchSpace
 
 #: Subnets looked up at once: few enough to stay in the processor's cache.
 _CHUNK = 1 << 13
 _LARGEST_TABLE = 1 << 16
+#: An operation that depends on more combinations than this is computed for every subnet, not looked up.
+_LARGEST_OPERATION = 1 << 14
 
 
 class CostModel(ABC):
@@ -63,6 +65,19 @@ class Term:
         return self.table.ravel()[codes[:, list(self.dims)] @ np.array(_strides(self.table.shape), dtype=np.int64)]
 
 
+@dataclass(frozen=True)
+class Formula:
+    """A cost that depends on too many dimensions for a table: one operation behind a long concatenation.
+
+    Attributes:
+        dims: columns of the code, ascending.
+        look_up: returns the cost of every subnet, shape (N,), for codes of shape (N, D).
+    """
+
+    dims: tuple[int, ...]
+    look_up: Callable[[Codes], NDArray[Any]]
+
+
 #: Cost of one operation for arrays of (input channels, output channels, input (h, w), output (h, w)): shapes
 #: (M,), (M,), (M, 2), (M, 2), all int64; returns shape (M,).
 OperationCost = Callable[
@@ -84,40 +99,41 @@ def seen_dimensions(architecture: Architecture, operation: Operation) -> tuple[i
     return tuple(sorted(space.position(name) for name in names))
 
 
-def operation_terms(architecture: Architecture, cost: OperationCost) -> list[Term]:
-    """Tabulate the cost of every operation over the dimensions that it sees; zero where it does not exist.
-
-    Raises:
-        TipsError: an operation depends on so many dimensions that its table would not fit.
-    """
+def operation_terms(architecture: Architecture, cost: OperationCost) -> list[Term | Formula]:
+    """Tabulate the cost of every operation over the dimensions that it sees; zero where it does not exist."""
     space = architecture.space
     base = np.zeros(len(space.dims), dtype=np.int64)
-    terms = []
+    terms: list[Term | Formula] = []
     for operation in architecture.operations:
         dims = seen_dimensions(architecture, operation)
         shape = tuple(len(space.dims[dim].choices) for dim in dims)
-        if np.prod(shape, dtype=np.float64) > 1 << 22:
-            raise TipsError(f"{operation.name} depends on {len(dims)} elastic dimensions; fix some of them")
+        values_of = partial(_operation_cost, architecture, operation, cost)
+        if np.prod(shape, dtype=np.float64) > _LARGEST_OPERATION:
+            if values_of(np.array([space.sizes - 1])).any():
+                terms.append(Formula(dims, values_of))
+            continue
         codes = np.tile(base, (int(np.prod(shape, dtype=np.int64)), 1))
         if dims:
             codes[:, list(dims)] = np.indices(shape).reshape(len(dims), -1).T
-        first = operation.inputs[0]
-        cin = (
-            architecture.channels(first, codes)
-            if len(operation.inputs) == 1
-            else np.sum([architecture.channels(name, codes) for name in operation.inputs], axis=0)
-        )
-        values = cost(
-            operation,
-            cin,
-            architecture.channels(operation.output, codes),
-            architecture.spatial(first, codes),
-            architecture.spatial(operation.output, codes),
-        )
-        values = np.where(architecture.present(operation, codes), values, 0)
+        values = values_of(codes)
         if values.any():
             terms.append(Term(dims, values.reshape(shape)))
     return terms
+
+
+def _operation_cost(
+    architecture: Architecture, operation: Operation, cost: OperationCost, codes: Codes
+) -> NDArray[Any]:
+    """Return the cost of one operation in every subnet, shape (N,)."""
+    first = operation.inputs[0]
+    values = cost(
+        operation,
+        np.sum([architecture.channels(name, codes) for name in operation.inputs], axis=0),
+        architecture.channels(operation.output, codes),
+        architecture.spatial(first, codes),
+        architecture.spatial(operation.output, codes),
+    )
+    return np.where(architecture.present(operation, codes), values, 0)
 
 
 def merge_terms(terms: Sequence[Term], combine: Callable[..., NDArray[Any]]) -> list[Term]:
@@ -165,7 +181,7 @@ class TabulatedCost(CostModel):
         name: str,
         unit: str,
         space: SearchSpace,
-        terms: Sequence[Term],
+        terms: Sequence[Term | Formula],
         *,
         combine: Callable[..., NDArray[Any]] = np.add,
         scale: float = 1.0,
@@ -175,9 +191,12 @@ class TabulatedCost(CostModel):
         self.space = space
         self.scale = scale
         self._combine = combine
-        self._terms = merge_terms(terms, combine)
+        self._terms = merge_terms([term for term in terms if isinstance(term, Term)], combine)
+        self._formulas = [term for term in terms if isinstance(term, Formula)]
         self._flat = [term.table.ravel() for term in self._terms]
-        self._dtype = np.result_type(*(table.dtype for table in self._flat)) if self._flat else np.dtype(np.int64)
+        kinds = {table.dtype for table in self._flat}
+        kinds |= {formula.look_up(np.zeros((1, len(space.dims)), dtype=np.int64)).dtype for formula in self._formulas}
+        self._dtype = np.result_type(*kinds) if kinds else np.dtype(np.int64)
         # The place of a subnet in every raveled table is one product with its code, exact below 2 ** 53.
         self._strides = np.zeros((len(space.dims), len(self._terms)))
         for column, term in enumerate(self._terms):
@@ -197,6 +216,8 @@ class TabulatedCost(CostModel):
             part = result[start : start + _CHUNK]
             for table, place in zip(self._flat, places, strict=True):
                 self._combine(part, table[place], out=part)
+            for formula in self._formulas:
+                self._combine(part, formula.look_up(codes[start : start + _CHUNK]), out=part)
         return result
 
     def evaluate(self, codes: Codes) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ class PartsRule(LayerRule):
         values = [getattr(view, name) for name in parts.names]
         sizes = values[0] if isinstance(values[0], tuple | list) else values
         bounds = np.cumsum([0, *sizes])
-        left = [int(((positions >= a) & (positions < b)).sum()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        left = [int(((positions >= a) & (positions < b)).sum()) for a, b in itertools.pairwise(bounds)]
         if isinstance(values[0], tuple | list):
             setattr(view, parts.names[0], type(values[0])(left))
         else:
