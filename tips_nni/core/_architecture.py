@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._space import Codes, SearchSpace
 
-OpKind = Literal["conv", "linear", "norm", "scale", "act", "pool", "add", "mul", "concat", "view"]
+OpKind = Literal["conv", "linear", "filter", "norm", "scale", "act", "pool", "add", "mul", "concat", "view"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,16 @@ class Operation:
 
     Attributes:
         name: the module's path in the backbone (``layer1.0.conv1``) or a made-up unique name (``add_3``).
-        kind: ``conv``; ``linear`` (on the channels, at every position); ``norm``; ``scale`` (layer scale);
+        kind: ``conv``; ``linear`` (on the channels, at every position);
+            ``filter`` (each channel by itself, with weights that no layer has: a blur, a weighted mean over all
+            positions, then with the kernel (0, 0)); ``norm``; ``scale`` (layer scale);
             ``act``; ``pool``; ``add``, ``mul``, ``concat`` (two or more inputs); ``view`` (flatten, permute).
         inputs: names of feature maps.
         output: name of a feature map; each one is the output of exactly one operation, the network's input of none.
-        kernel: (height, width), for ``conv`` and ``pool``.
+        kernel: (height, width), for ``conv``, ``filter`` and ``pool``.
         stride: (vertical, horizontal).
         group_width: input channels of one group of a grouped convolution; None where dense, 1 where depthwise.
+        groups: of a grouped convolution whose groups all become narrower; its `group_width` is None.
         bias: whether there is one bias per output channel.
         channel_params: further parameters per output channel (2 for an affine norm, 1 for layer scale).
         params: further parameters that do not depend on any width (a scalar gain).
@@ -85,6 +88,7 @@ class Operation:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     group_width: int | None = None
+    groups: int | None = None
     bias: bool = False
     channel_params: int = 0
     params: int = 0
@@ -180,6 +184,7 @@ class Architecture:
                     "kernel": list(op.kernel),
                     "stride": list(op.stride),
                     "group_width": op.group_width,
+                    "groups": op.groups,
                     "bias": op.bias,
                     "channel_params": op.channel_params,
                     "params": op.params,
@@ -232,8 +237,9 @@ def _operation(item: Mapping[str, Any]) -> Operation:
         group_width=None if group_width is None else int(group_width),
         bias=bool(item["bias"]),
         channel_params=int(item["channel_params"]),
-        # Files of version 0.1 have none.
+        # Files of earlier versions lack these two.
         params=int(item.get("params", 0)),
+        groups=item.get("groups"),
         gate=None if gate is None else Gate(str(gate[0]), int(gate[1])),
         type=str(item["type"]),
     )

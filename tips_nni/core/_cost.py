@@ -227,7 +227,7 @@ class TabulatedCost(CostModel):
 class CostTable:
     """Exact costs of every subnet of an architecture.
 
-    A multiply-add counts as one FLOP, as the mobile field counts; only convolutions and linear layers count.
+    A multiply-add counts as one FLOP, as the mobile field counts; only convolutions, filters and linear layers count.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -259,17 +259,28 @@ def weights_of(operation: Operation, cin: NDArray[np.int64], cout: NDArray[np.in
     """Return the entries of the weight of a convolution or linear layer, shape (M,); zero for other kinds."""
     if operation.kind not in ("conv", "linear"):
         return np.zeros_like(cout)
-    per_group = cin if operation.group_width is None else operation.group_width
+    per_group = inputs_of_group(operation, cin)
     return cout * per_group * (operation.kernel[0] * operation.kernel[1])
+
+
+def inputs_of_group(operation: Operation, cin: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the input channels that each output channel of a convolution or linear layer sees, shape (M,)."""
+    if operation.group_width is not None:
+        return np.full_like(cin, operation.group_width)
+    return cin // (operation.groups or 1)
 
 
 def _multiply_adds(
     operation: Operation,
     cin: NDArray[np.int64],
     cout: NDArray[np.int64],
-    _size_in: NDArray[np.int64],
+    size_in: NDArray[np.int64],
     size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
+    if operation.kind == "filter":
+        height, width = operation.kernel
+        kernel = np.asarray(height * width if height else size_in.prod(axis=1))
+        return np.asarray(cout * kernel * size_out.prod(axis=1), dtype=np.int64)
     return np.asarray(weights_of(operation, cin, cout) * size_out.prod(axis=1), dtype=np.int64)
 
 

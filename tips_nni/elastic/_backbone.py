@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tips_nni.core import TipsError, closest
-from tips_nni.elastic._trace import UNFIT, first_line
+from tips_nni.elastic._meta import UNFIT, first_line
 
 
 def create_backbone(

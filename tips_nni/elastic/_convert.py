@@ -80,7 +80,9 @@ def convert(
     while True:
         dimensions = choose_dimensions(model, traced, stages, space, vectors, image_size, refused)
         search_space = SearchSpace(tuple(dimensions.dims))
-        plan = ElasticPlan(search_space, dimensions.layers, dimensions.stages, image_size, in_chans)
+        plan = ElasticPlan(
+            search_space, dimensions.layers, dimensions.stages, image_size, in_chans, frozenset(dimensions.ordered)
+        )
         found = find_inexact(model, ghost, plan, traced.wired)
         if not found:
             break

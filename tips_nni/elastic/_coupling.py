@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tips_nni.elastic._labels import Labels, follow, varying
+from tips_nni.elastic._meta import QuickNorms
 from tips_nni.elastic.rules import LayerRule, channel_axis, find_rule
 
 
@@ -49,12 +50,14 @@ class Group:
         members: all axes that have them.
         unit: how many, one after the other, must be kept or cut together.
         reason: why they cannot be cut at all, or None.
+        ordered: whether they cannot be put in another order.
     """
 
     channels: int
     members: tuple[Member, ...]
     unit: int = 1
     reason: str | None = None
+    ordered: bool = False
 
 
 #: (path of a module or bare parameter, whether outputs) -> what each position of that channel axis is cut together
@@ -83,6 +86,7 @@ class Wiring(TorchDispatchMode):
         self._bare: dict[int, str] = {}
         self._handles: list[Any] = []
         self._followers: dict[str, str] = {}
+        self._grouped_layers: list[tuple[str, int, Tensor | None, Tensor]] = []
         leaves: set[str] = set()
         for path, module in model.named_modules():
             rule = find_rule(module)
@@ -108,11 +112,14 @@ class Wiring(TorchDispatchMode):
     def run(self, model: nn.Module, images: Tensor) -> None:
         """Run the network; what it returns are the classes."""
         try:
-            with torch.no_grad(), self:
+            with torch.no_grad(), QuickNorms(), self:
                 output = model(images)
         finally:
             for handle in self._handles:
                 handle.remove()
+        # At the end, when it is known whether later layers couple the groups with each other.
+        for layer in self._grouped_layers:
+            self._grouped(*layer)
         for path, child in self._followers.items():
             if (child, True) in self.axes:
                 self.axes[path, True] = self.axes[child, True]
@@ -195,12 +202,19 @@ class Wiring(TorchDispatchMode):
         """Return the labels of a layer's output; note those of its channels."""
         axis = rule.axis(module) % source.ndim
         incoming = self._get(source)
+        along = [] if incoming is None else varying(incoming)
+        if (
+            rule.mixes(module)
+            and along
+            and axis not in along
+            and all(output.shape[a] == source.shape[a] for a in along)
+        ):
+            # A layer along another axis than that of the channels: they pass.
+            if math.prod(getattr(module, "kernel_size", (1,))) > 1:
+                self.labels.order(incoming)
+            return incoming
         vector = None if incoming is None else self._vector(incoming, source, axis)
         if rule.mixes(module):
-            if incoming is not None and vector is None and varying(incoming):
-                # A layer along another axis than that of the channels: they pass.
-                fits = all(a != axis for a in varying(incoming)) and output.ndim == source.ndim
-                return incoming if fits else None
             size = output.shape[axis]
             own = self.labels.new(size)
             repeated = (path, True) in self.axes
@@ -215,7 +229,7 @@ class Wiring(TorchDispatchMode):
                 self.axes[path, False] = vector
             groups = int(getattr(module, "groups", 1))
             if groups > 1:
-                self._grouped(path, groups, vector, own)
+                self._grouped_layers.append((path, groups, vector, own))
             return own.reshape([-1 if a == axis else 1 for a in range(output.ndim)])
         if vector is None:
             return incoming
@@ -237,13 +251,18 @@ class Wiring(TorchDispatchMode):
         return vector if bool((vector >= 0).any()) else None
 
     def _grouped(self, path: str, groups: int, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Couple the inputs and outputs of a grouped convolution: whole groups are kept or cut."""
+        """Couple the inputs and outputs of a grouped convolution: whole groups are kept or cut, or each alike."""
         if inputs is None or bool((inputs < 0).any()):
             self.labels.pin(outputs, f"the grouped convolution {path} reads channels that are fixed")
             if inputs is not None:
                 self.labels.pin(inputs, f"the grouped convolution {path} reads channels that are fixed")
             return
         before, after = len(inputs) // groups, len(outputs) // groups
+        components = self.labels.components()[outputs.numpy()].reshape(groups, after)
+        if after > 1 and (components == components[0]).all():
+            # The groups are added up later: every group is cut alike.
+            self.labels.join(inputs.reshape(groups, before), inputs[:before])
+            return
         if max(before, after) % min(before, after):
             for each in (inputs, outputs):
                 self.labels.pin(each, f"the grouped convolution {path} has {before} inputs and {after} outputs a group")
@@ -265,7 +284,8 @@ def find_groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], Co
     wiring.run(model, images)
     wired = wiring.components()
     pinned = wiring.pinned()
-    groups = [_group(wired, keys, members, pinned) for keys, members in _alike(wired, pinned)]
+    ordered = wiring.labels.ordered(wiring.labels.components())
+    groups = [_group(wired, keys, members, pinned, ordered) for keys, members in _alike(wired, pinned)]
     return tuple(_with_units(group, wiring.blocks) for group in groups), wired
 
 
@@ -296,6 +316,7 @@ def _group(
     keys: list[tuple[str, bool]],
     components: list[int],
     pinned: dict[int, str],
+    ordered: set[int],
 ) -> Group:
     rank = {component: i for i, component in enumerate(components)}
     wanted = np.array(components, dtype=np.int64)
@@ -304,7 +325,8 @@ def _group(
         index = np.flatnonzero(np.isin(axes[key], wanted))
         root = np.array([rank[c] for c in axes[key][index].tolist()], dtype=np.int64)
         members.append(Member(*key, len(axes[key]), index, root))
-    return Group(len(components), tuple(members), reason=pinned.get(components[0]))
+    neighbours = not ordered.isdisjoint(components)
+    return Group(len(components), tuple(members), reason=pinned.get(components[0]), ordered=neighbours)
 
 
 def _with_units(group: Group, blocks: dict[tuple[str, bool], int]) -> Group:
@@ -314,14 +336,32 @@ def _with_units(group: Group, blocks: dict[tuple[str, bool], int]) -> Group:
         block = blocks.get((member.name, member.out), 1)
         if block == 1:
             continue
-        own = np.full(member.size, -1, dtype=np.int64)
-        own[member.index] = member.root
-        rows = own.reshape(-1, block)
-        rows = rows[(rows >= 0).any(axis=1)]
-        several = len(np.unique(rows[0]))
-        together = np.unique(rows // several, axis=1) if (rows >= 0).all() else rows
-        if together.shape[1] != 1 or group.channels % several:
+        own = unit_of(member.index, member.root, block)
+        if own is None or group.channels % own:
             reason = reason or f"its channels lie across the groups of {member.name}"
         else:
-            unit = math.lcm(unit, several)
-    return Group(group.channels, group.members, unit, reason)
+            unit = math.lcm(unit, own)
+    return replace(group, unit=unit, reason=reason)
+
+
+def unit_of(index: NDArray[np.int64], root: NDArray[np.int64], block: int) -> int | None:
+    """Return how many channels of a group must be kept or cut together, where an axis is by whole blocks.
+
+    Args:
+        index: the positions of the group's channels on the axis, ascending.
+        root: for each position its channel.
+        block: positions of one block of the axis.
+
+    Returns:
+        Channels of a unit; 1 where all blocks have the same channels and so are cut alike; None where channels of a
+        block belong to several units, or to none.
+    """
+    if len(index) % block or (index.reshape(-1, block)[:, 0] % block).any():
+        return None
+    if (np.diff(index.reshape(-1, block), axis=1) != 1).any():
+        return None
+    rows = root.reshape(-1, block)
+    if len(rows) > 1 and (rows == rows[0]).all():
+        return 1
+    own = len(np.unique(rows[0]))
+    return own if (rows // own == rows[:, :1] // own).all() else None

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from tips_nni.core import Architecture, Axis, FeatureMap, Gate, Operation, SearchSpace
+from tips_nni.elastic._coupling import unit_of
 from tips_nni.elastic._dimensions import Dimensions
 from tips_nni.elastic._plan import AxisPlan, LayerPlan
 from tips_nni.elastic._sections import Stage, within
@@ -62,6 +63,7 @@ def describe(
             operations.append(Operation(name, "view", inputs, name, gate=gate, type="Part"))
             inputs = (name,)
         axes = _axes(node, module, dimensions, [maps[name] for name in inputs], space)
+        groups = _groups_alike(node, module, dimensions)
         maps[node.name] = FeatureMap(node.name, axes, tuple(table[node.name] for table in outputs))
         operations.append(
             Operation(
@@ -69,9 +71,10 @@ def describe(
                 kind=node.kind,
                 inputs=inputs,
                 output=node.name,
-                kernel=_pair(getattr(module, "kernel_size", 1)),
-                stride=_pair(getattr(module, "stride", 1)),
-                group_width=_group_width(module),
+                kernel=node.kernel if node.kind == "filter" else _pair(getattr(module, "kernel_size", 1)),
+                stride=node.stride if node.kind == "filter" else _pair(getattr(module, "stride", 1)),
+                group_width=None if groups else _group_width(module),
+                groups=groups,
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
                 channel_params=_channel_params(node, module, parameters, counted),
                 gate=gate,
@@ -95,10 +98,25 @@ def _group_width(module: nn.Module | None) -> int | None:
     return module.in_channels // module.groups
 
 
+def _groups_alike(node: Node, module: nn.Module | None, dimensions: Dimensions) -> int | None:
+    """Return the groups of a convolution whose groups are all cut alike, else None."""
+    layer = dimensions.layers.get(node.name)
+    if layer is None or not isinstance(module, nn.Conv2d) or module.groups == 1:
+        return None
+    for axis in (layer.inputs, layer.outputs):
+        for piece in axis.pieces if axis is not None else ():
+            block = axis.size // module.groups if axis is not None else 1
+            if block > 1 and unit_of(piece.index, piece.root, block) == 1:
+                return module.groups
+    return None
+
+
 def _channel_params(
     node: Node, module: nn.Module | None, parameters: Mapping[str, nn.Parameter], counted: set[str]
 ) -> int:
     """Return the parameters per output channel that are not a layer's weights and biases; note all as counted."""
+    if node.kind == "filter":
+        return 0
     own = {} if module is None else {f"{node.module}.{name}": p for name, p in module.named_parameters()}
     bare = {name: parameters[name] for name in node.parameters}
     if isinstance(module, nn.Conv2d | nn.Linear):
@@ -191,7 +209,10 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
     for node in traced.nodes:
         if node.module is not None:
             sizes[node.name] = module_size(node.module, 1)
-        elif node.kind in ("pool", "view"):
+        elif node.kind == "filter" and node.kernel != (0, 0):
+            (height, width), (down, right) = sizes[node.inputs[0]], node.stride
+            sizes[node.name] = -(-height // down), -(-width // right)
+        elif node.kind in ("pool", "view", "filter"):
             sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind == "view" else (1, 1))
         else:
             sizes[node.name] = max((sizes[name] for name in node.inputs), key=lambda s: s[0] * s[1])
@@ -235,7 +256,7 @@ def _part(
     space: SearchSpace,
 ) -> tuple[Axis, ...] | None:
     """Return the axes that a layer reads where its inputs have others (a split or a flattening between)."""
-    rule = None if module is None else find_rule(module)
+    rule = None if module is None or node.kind == "filter" else find_rule(module)
     if rule is None or rule.composite:
         return None
     layer = dimensions.layers.get(node.name) or LayerPlan()

@@ -28,12 +28,14 @@ class Dimensions:
         layers: path of module or bare parameter -> its elastic axes.
         stages: depth dimension -> paths of the blocks.
         fixed: path -> reason.
+        ordered: dimensions whose channels cannot be put in another order.
     """
 
     dims: list[ElasticDim] = field(default_factory=list)
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     stages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: dict[str, str] = field(default_factory=dict)
+    ordered: set[str] = field(default_factory=set)
 
 
 def choose_dimensions(
@@ -86,6 +88,8 @@ def choose_dimensions(
             continue
         dim = ElasticDim(f"{kind}.{name}", kind, choices)
         result.dims.append(dim)
+        if group.ordered:
+            result.ordered.add(dim.name)
         for member in group.members:
             pieces.setdefault((member.name, member.out), []).append(Piece(dim.name, member.index, member.root))
     _depths(stages, spec, refused, result)

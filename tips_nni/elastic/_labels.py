@@ -82,6 +82,7 @@ class Labels:
         self.count = 0
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
+        self._ordered: list[Tensor] = []
 
     def new(self, count: int) -> Tensor:
         """Return new labels, shape (count,), int64."""
@@ -98,6 +99,14 @@ class Labels:
     def pin(self, labels: Tensor, reason: str) -> None:
         """Note that these channels cannot be cut."""
         self._pins.append((labels[labels >= 0], reason))
+
+    def order(self, labels: Tensor) -> None:
+        """Note that these channels have neighbours: they can be cut from the end, but not be put in another order."""
+        self._ordered.append(labels[labels >= 0])
+
+    def ordered(self, components: NDArray[np.int64]) -> set[int]:
+        """Return the components of channels that have neighbours."""
+        return {c for labels in self._ordered for c in components[labels.numpy()].tolist()}
 
     def pairs(self) -> NDArray[np.int64]:
         """Return the labels that are cut together two by two, shape (2, P)."""
@@ -299,6 +308,10 @@ def _product(known: Labels, left: Tensor, right: Tensor, get: Any) -> Tensor | N
     if summed_b:
         known.pin(b, mixed)
         b = None
+    if a is not None and b is not None and 1 in (a.numel(), b.numel()):
+        few, many = (a, b) if a.numel() == 1 else (b, a)
+        known.pin(few, "it acts on all channels of another layer at once")
+        return many
     if a is not None and b is not None:
         known.join(a[..., :1, :1], b[..., :1, :1])
         if a.shape[-2] > 1 and b.shape[-1] > 1:

@@ -73,6 +73,7 @@ class ElasticPlan:
         stages: depth dimension -> paths of the stage's blocks, in order; a subnet keeps the first ones.
         image_size: side of the backbone's input in pixels.
         in_chans: channels of the input.
+        ordered: dimensions whose channels have neighbours, so that they cannot be put in another order.
     """
 
     space: SearchSpace
@@ -80,6 +81,7 @@ class ElasticPlan:
     stages: Mapping[str, tuple[str, ...]]
     image_size: int
     in_chans: int
+    ordered: frozenset[str] = frozenset()
     _blocks: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class ElasticPlan:
             "stages": {dim: list(blocks) for dim, blocks in self.stages.items()},
             "image_size": self.image_size,
             "in_chans": self.in_chans,
+            "ordered": sorted(self.ordered),
         }
 
     @classmethod
@@ -125,7 +128,8 @@ class ElasticPlan:
             layers = {name: LayerPlan(axis(i), axis(o)) for name, (i, o) in data["layers"].items()}
             stages = {dim: tuple(blocks) for dim, blocks in data["stages"].items()}
             space = SearchSpace.from_json(data["space"])
-            return cls(space, layers, stages, int(data["image_size"]), int(data["in_chans"]))
+            ordered = frozenset(str(dim) for dim in data.get("ordered", ()))
+            return cls(space, layers, stages, int(data["image_size"]), int(data["in_chans"]), ordered)
         except (KeyError, TypeError, ValueError) as error:
             raise TipsError(f"not an elastic plan ({error!r}); make the file again with this version") from error
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tips_nni.elastic._meta import QuickNorms
 from tips_nni.elastic._trace import Node, Trace
 
 _OPERATIONS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -81,7 +82,7 @@ def _flows(ghost: nn.Module, image_size: int, in_chans: int) -> dict[str, tuple[
 
         handles.append(module.register_forward_hook(record))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), QuickNorms():
             ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
     finally:
         for handle in handles:

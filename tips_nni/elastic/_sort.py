@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tips_nni.elastic._coupling import unit_of
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan
 from tips_nni.elastic.rules import rule_for
 
@@ -22,51 +23,67 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
     Efficient ConvNets, 2017), over all layers of the coupled group. Channels of grouped convolutions move by whole
     groups.
     """
-    for dim in plan.space.dims:
-        if dim.kind not in ("width", "hidden"):
-            continue
-        score = torch.zeros(dim.choices[-1], dtype=torch.float64)
-        for _, axis, tensor, direction in _tensors(model, plan):
-            pieces = [piece for piece in axis.pieces if piece.dim == dim.name]
-            if pieces and direction == "out" and tensor.ndim > 1:
-                norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
-                for piece in pieces:
-                    score.index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
-        units = score.view(-1, channel_unit(model, plan, dim.name)).sum(1)
-        permute_channels(model, plan, dim.name, units.argsort(descending=True, stable=True).numpy())
+    scores = {
+        dim.name: torch.zeros(dim.choices[-1], dtype=torch.float64)
+        for dim in plan.space.dims
+        if dim.kind in ("width", "hidden") and dim.name not in plan.ordered
+    }
+    for _, axis, tensor, direction in _tensors(model, plan):
+        if direction == "out" and tensor.ndim > 1:
+            norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
+            for piece in axis.pieces:
+                if piece.dim not in scores:
+                    continue
+                scores[piece.dim].index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
+    units = channel_units(model, plan)
+    orders = {
+        name: score.view(-1, units[name]).sum(1).argsort(descending=True, stable=True).numpy()
+        for name, score in scores.items()
+    }
+    permute_channels(model, plan, orders)
 
 
-def channel_unit(model: nn.Module, plan: ElasticPlan, dim: str) -> int:
-    """Return how many channels of dimension `dim` must move together: 1 but for grouped layers."""
-    unit = 1
+def channel_units(model: nn.Module, plan: ElasticPlan) -> dict[str, int]:
+    """Return how many channels of each dimension must move together: 1 but for grouped layers."""
+    units = {dim.name: 1 for dim in plan.space.dims}
     modules = dict(model.named_modules())
     for path, layer in plan.layers.items():
-        pieces = [piece for piece in layer.outputs.pieces if piece.dim == dim] if layer.outputs is not None else []
-        if pieces and path in modules:
-            positions = len(pieces[0].index) // len(np.unique(pieces[0].root))
-            unit = math.lcm(unit, max(1, rule_for(path, modules[path]).unit(modules[path]) // positions))
-    return unit
+        if layer.outputs is None or path not in modules:
+            continue
+        for piece in layer.outputs.pieces:
+            block = rule_for(path, modules[path]).unit(modules[path])
+            if block > 1:
+                units[piece.dim] = math.lcm(units[piece.dim], unit_of(piece.index, piece.root, block) or 1)
+    return units
 
 
 @torch.no_grad()
-def permute_channels(model: nn.Module, plan: ElasticPlan, dim: str, order: NDArray[np.int64]) -> None:
-    """Put the channels of dimension `dim` in another order, in place.
+def permute_channels(model: nn.Module, plan: ElasticPlan, orders: Mapping[str, NDArray[np.int64]]) -> None:
+    """Put the channels of elastic dimensions in another order, in place.
 
     Args:
         model: the backbone.
         plan: its elastic plan.
-        dim: the elastic dimension.
-        order: a permutation of the units (see `channel_unit`), shape (channels / unit,): unit `order[i]` moves to i.
+        orders: elastic dimension -> a permutation of its units (see `channel_units`), shape (channels / unit,): unit
+            `order[i]` moves to i.
     """
-    unit = plan.space[dim].choices[-1] // len(order)
-    channels = (order[:, None] * unit + np.arange(unit)).ravel()
+    channels = {}
+    for name, order in orders.items():
+        unit = plan.space[name].choices[-1] // len(order)
+        channels[name] = (order[:, None] * unit + np.arange(unit)).ravel()
+    # Axes of one coupled group are equal: find out once what moves on each.
+    memory: dict[int, Tensor | None] = {}
     for module, axis, tensor, direction in _tensors(model, plan):
-        positions = _permutation(axis, dim, channels)
-        # The inputs of a grouped convolution lie along its outputs: its groups move as a whole.
-        grouped_input = direction == "in" and isinstance(module, nn.Conv2d) and module.groups > 1
-        if positions is not None and not grouped_input:
-            along = _axis(tensor, direction)
-            tensor.copy_(tensor.index_select(along, torch.from_numpy(positions).to(tensor.device)))
+        if id(axis) not in memory:
+            memory[id(axis)] = _permutation(axis, channels)
+        positions = memory[id(axis)]
+        if positions is not None and direction == "in" and getattr(module, "groups", 1) > 1:
+            # The inputs of a grouped convolution lie along its outputs: its groups move as a whole, or not at all.
+            positions = positions[: tensor.shape[1]]
+            if int(positions.max()) >= tensor.shape[1]:
+                continue
+        if positions is not None:
+            tensor.copy_(tensor.index_select(_axis(tensor, direction), positions.to(tensor.device)))
 
 
 def _axis(tensor: Tensor, direction: str) -> int:
@@ -98,17 +115,15 @@ def _tensors(model: nn.Module, plan: ElasticPlan) -> Iterator[tuple[nn.Module, A
                     yield module, layer.outputs, tensor, "out"
 
 
-def _permutation(axis: AxisPlan, dim: str, order: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Return for each position of the axis the position whose channel moves there, or None where `dim` has no part."""
+def _permutation(axis: AxisPlan, orders: Mapping[str, NDArray[np.int64]]) -> Tensor | None:
+    """Return for each position of the axis the position whose channel moves there, or None where none moves."""
     positions = np.arange(axis.size)
     touched = False
     for piece in axis.pieces:
-        if piece.dim != dim:
-            continue
-        touched = True
-        by_root: dict[int, list[int]] = {}
-        for index, root in zip(piece.index.tolist(), piece.root.tolist(), strict=True):
-            by_root.setdefault(root, []).append(index)
-        for new, old in enumerate(order.tolist()):
-            positions[by_root.get(new, [])] = by_root.get(old, [])
-    return positions if touched else None
+        if piece.dim in orders:
+            touched = True
+            order = orders[piece.dim]
+            # Positions by channel, those of one channel in their order.
+            table = piece.index[np.argsort(piece.root, kind="stable")].reshape(len(order), -1)
+            positions[table] = table[order]
+    return torch.from_numpy(positions) if touched else None

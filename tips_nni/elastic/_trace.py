@@ -7,6 +7,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -15,18 +16,10 @@ from torch import Tensor, nn
 from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
 from tips_nni.elastic._coupling import Components, Group, find_groups
+from tips_nni.elastic._meta import UNFIT, QuickNorms, first_line
 
 _POOLS = ("Pool", "Mean")
 _VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")
-
-#: what a network raises when shapes, sizes or arguments do not fit it
-UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the class and the first line of the message of an error."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,8 @@ class Node:
         module: the module's path, or None.
         inputs: names of nodes; empty where the input is the network's own.
         parameters: paths of bare parameters that scale this node's output channels (layer scale).
+        kernel: (height, width) of a filter; (0, 0) where it is as large as its input.
+        stride: of a filter.
     """
 
     name: str
@@ -48,6 +43,8 @@ class Node:
     module: str | None
     inputs: tuple[str, ...]
     parameters: tuple[str, ...] = ()
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,9 @@ def _graph(model: nn.Module, example: Tensor) -> tp.DependencyGraph:
 
 def _kind(module: nn.Module, inputs: int, scaled: bool) -> OpKind:
     """Name the kind of a node from its module and the number of its (data) inputs."""
+    if isinstance(module, nn.Conv1d) and module.in_channels == module.out_channels == 1:
+        # Along the channels, which it takes for positions (efficient channel attention).
+        return "filter"
     if isinstance(module, nn.modules.conv._ConvNd):
         return "conv"
     if isinstance(module, nn.Linear):
@@ -111,6 +111,9 @@ def _kind(module: nn.Module, inputs: int, scaled: bool) -> OpKind:
     if isinstance(module, tp.ops._ConcatOp):
         return "concat"
     function = str(getattr(module, "_grad_fn", type(module).__name__))
+    if function.startswith("Convolution") or (function.startswith("Bmm") and inputs > 1):
+        # Blurred pooling, or a weighted mean over all positions.
+        return "filter"
     if inputs > 1:
         return "mul" if function.startswith("Mul") else "add"
     if scaled:
@@ -192,8 +195,19 @@ def _nodes(graph: tp.DependencyGraph, model: nn.Module) -> list[Node]:
         used.add(name)
         names[id(node)] = name
         label = str(getattr(module, "_grad_fn", type(module).__name__)).removesuffix("0").removesuffix("Backward")
-        result.append(Node(name, kind, label, path, tuple(inputs), tuple(scales)))
+        size = _filter_size(node) if kind == "filter" else ()
+        result.append(Node(name, kind, label, path, tuple(inputs), tuple(scales), *size))
     return result
+
+
+def _filter_size(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the kernel and stride of a convolution without learned channels."""
+    if isinstance(node.module, nn.Conv1d):
+        return (1, node.module.kernel_size[0]), (1, 1)
+    if not hasattr(node.grad_fn, "_saved_weight"):
+        return (0, 0), (1, 1)
+    (height, width), stride = node.grad_fn._saved_weight.shape[2:], node.grad_fn._saved_stride
+    return (int(height), int(width)), (int(stride[0]), int(stride[-1]))
 
 
 @contextlib.contextmanager
@@ -230,7 +244,7 @@ def module_shapes(
         TipsError: the backbone does not accept images of this size.
     """
     try:
-        with _recorded(ghost) as shapes, torch.no_grad():
+        with _recorded(ghost) as shapes, torch.no_grad(), QuickNorms():
             ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
     except UNFIT as error:
         raise TipsError(

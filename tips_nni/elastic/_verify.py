@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tips_nni.core import Architecture, Codes, SubnetConfig, TipsError
+from tips_nni.core import Architecture, Codes, ElasticDim, SubnetConfig, TipsError
 from tips_nni.elastic._coupling import Components, Wiring
 from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
+from tips_nni.elastic._meta import UNFIT, QuickNorms, first_line
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
-from tips_nni.elastic._sort import channel_unit, permute_channels
-from tips_nni.elastic._trace import UNFIT, first_line, module_shapes
+from tips_nni.elastic._sort import channel_units, permute_channels
+from tips_nni.elastic._trace import module_shapes
 
 _TOLERANCE = 1e-4
 
@@ -93,10 +94,14 @@ def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tupl
         inputs = sum(int(architecture.channels(name, codes)[0]) for name in op.inputs)
         outputs = int(architecture.channels(op.output, codes)[0])
         params += op.channel_params * outputs + op.params
+        if op.kind == "filter":
+            positions = int(architecture.spatial(op.inputs[0], codes)[0].prod())
+            kernel = op.kernel[0] * op.kernel[1] or positions
+            flops += outputs * kernel * int(architecture.spatial(op.output, codes)[0].prod())
         if op.kind in ("conv", "linear"):
             height, width = architecture.spatial(op.output, codes)[0].tolist()
             found[op.name] = (inputs, outputs, height, width)
-            weights = (op.group_width or inputs) * outputs * op.kernel[0] * op.kernel[1]
+            weights = (op.group_width or inputs // (op.groups or 1)) * outputs * op.kernel[0] * op.kernel[1]
             flops += weights * height * width
             params += weights + op.bias * outputs
     return found, flops, params
@@ -105,14 +110,15 @@ def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tupl
 def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     """Return the dimensions that break a forward."""
     dims, largest = plan.space.dims, list(plan.space.largest.values)
-    most = max(len(dim.choices) for dim in dims)
+    # Blocks that are left out change no shape: a few depths will do.
+    most = max((len(dim.choices) for dim in dims if dim.kind != "depth"), default=2)
 
     def failure(values: list[int]) -> str | None:
         config = SubnetConfig(plan.space.names, tuple(values))
         side = plan.resolution(config)
         shape = (2, plan.in_chans, side, side)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), QuickNorms():
                 output = narrow(ghost, plan, config)(torch.empty(shape, device="meta"))
         except UNFIT as error:
             return first_line(error)
@@ -120,11 +126,11 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
             return f"the output gets another shape than {tuple(expected.shape)}"
         return None
 
-    with torch.no_grad():
+    with torch.no_grad(), QuickNorms():
         expected = ghost(torch.empty(2, plan.in_chans, plan.image_size, plan.image_size, device="meta"))
     broken: dict[str, str] = {}
     for level in range(most - 1):
-        values = [dim.choices[-1 if dim.name in broken else min(level, len(dim.choices) - 1)] for dim in dims]
+        values = [dim.choices[-1 if dim.name in broken else _place(dim, level, most)] for dim in dims]
         passing = 0
         while (reason := failure(values)) is not None:
             # Find out which one it is: the first so many dimensions at this level pass, one more fails.
@@ -140,6 +146,12 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
             values[failing - 1] = largest[failing - 1]
             passing = failing
     return broken
+
+
+def _place(dim: ElasticDim, level: int, levels: int) -> int:
+    """Return the index of the choice of a dimension at one of several levels of narrowness, 0 the narrowest."""
+    last = len(dim.choices) - 1
+    return last * level // max(1, levels - 1) if dim.kind == "depth" else min(level, last)
 
 
 def _rewired(ghost: nn.Module, plan: ElasticPlan, wired: Components) -> dict[str, str]:
@@ -171,7 +183,7 @@ def _rewired(ghost: nn.Module, plan: ElasticPlan, wired: Components) -> dict[str
 
 def _wrongly_coupled(model: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     """Return the dimensions whose channels cannot be permuted without changing the function."""
-    dims = [dim.name for dim in plan.space.dims if dim.kind in ("width", "hidden")]
+    dims = [dim.name for dim in plan.space.dims if dim.kind in ("width", "hidden") and dim.name not in plan.ordered]
     # Rounding grows with depth: what fails in single precision gets a second look in double.
     if not _changing(model, plan, dims, torch.float32) or not _changing(model, plan, dims, torch.float64):
         return {}
@@ -187,9 +199,9 @@ def _changing(model: nn.Module, plan: ElasticPlan, dims: list[str], dtype: torch
     rng = np.random.default_rng(0)
     with torch.no_grad():
         expected = probe(images)
-        for name in dims:
-            units = plan.space[name].choices[-1] // channel_unit(probe, plan, name)
-            permute_channels(probe, plan, name, rng.permutation(units))
+        units = channel_units(probe, plan)
+        orders = {name: rng.permutation(plan.space[name].choices[-1] // units[name]) for name in dims}
+        permute_channels(probe, plan, orders)
         return not _close(probe(images), expected)
 
 

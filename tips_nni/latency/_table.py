@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.core import Architecture, Codes, CostModel, Operation, TabulatedCost, operation_terms, weights_of
+from tips_nni.core import (
+    Architecture,
+    Codes,
+    CostModel,
+    Operation,
+    TabulatedCost,
+    inputs_of_group,
+    operation_terms,
+    weights_of,
+)
 from tips_nni.latency._kernels import kernel_of
 from tips_nni.latency._pack import PredictorPack
 
@@ -46,8 +55,7 @@ class LatencyTable(CostModel):
         kernel = kernel_of(operation)
         if kernel is None:
             return np.zeros(len(cin))
-        per_group = cin if operation.group_width is None else np.full_like(cin, operation.group_width)
-        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group)
+        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, inputs_of_group(operation, cin))
 
     def coverage(self) -> dict[str, Any]:
         """Return how much of the largest subnet the pack was fitted for.

@@ -7,14 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from timm.layers import MixedConv2d
-from timm.models.cspnet import CrossStage, CrossStage3
-from timm.models.dla import DlaBottle2neck
-from timm.models.fasternet import Partial_conv3
-from timm.models.focalnet import FocalModulation
-from timm.models.inception_next import InceptionDWConv2d
-from timm.models.mambaout import GatedConvBlock
-from timm.models.res2net import Bottle2neck
 from torch import nn
 
 from tips_nni.elastic._plan import Kept
@@ -36,35 +28,42 @@ class Parts:
     equal: bool = False
 
 
-_PARTS: dict[type[nn.Module], Parts] = {
-    MixedConv2d: Parts(("splits",)),
-    InceptionDWConv2d: Parts(("split_indexes",)),
-    Partial_conv3: Parts(("dim_conv3", "dim_untouched")),
-    GatedConvBlock: Parts(("split_indices",), "fc1"),
-    FocalModulation: Parts(("input_split",), "f"),
-    Bottle2neck: Parts(("width",), "conv1", equal=True),
-    DlaBottle2neck: Parts(("width",), "conv1", equal=True),
-    CrossStage: Parts(("expand_chs",), "conv_exp"),
-    CrossStage3: Parts(("expand_chs",), "conv_exp"),
+#: by the full name of the class, so that other versions of timm may lack some
+_PARTS = {
+    "timm.layers.mixed_conv2d.MixedConv2d": Parts(("splits",)),
+    "timm.layers.selective_kernel.SelectiveKernel": Parts(("in_channels",)),
+    "timm.models.cspnet.CrossStage": Parts(("expand_chs",), "conv_exp"),
+    "timm.models.cspnet.CrossStage3": Parts(("expand_chs",), "conv_exp"),
+    "timm.models.dla.DlaBottle2neck": Parts(("width",), "conv1", equal=True),
+    "timm.models.fasternet.Partial_conv3": Parts(("dim_conv3", "dim_untouched")),
+    "timm.models.focalnet.FocalModulation": Parts(("input_split",), "f"),
+    "timm.models.inception_next.InceptionDWConv2d": Parts(("split_indexes",)),
+    "timm.models.mambaout.GatedConvBlock": Parts(("split_indices",), "fc1"),
+    "timm.models.res2net.Bottle2neck": Parts(("width",), "conv1", equal=True),
+    "timm.models.rexnet.LinearBottleneck": Parts(("in_channels",)),
 }
 
 
 class PartsRule(LayerRule):
     """Mixed convolutions, partial convolutions, Res2Net's and CSPNet's blocks, gated blocks: sizes follow the cut."""
 
-    classes = tuple(_PARTS)
+    classes = ()
     composite = True
 
+    def fits(self, module: nn.Module) -> bool:
+        return _parts_of(module) is not None
+
     def follows(self, module: nn.Module) -> str | None:
-        return _parts_of(module).source
+        parts = _parts_of(module)
+        return None if parts is None else parts.source
 
     def axis(self, module: Any) -> int:
-        return -1 if isinstance(module, GatedConvBlock) else 1
+        return -1 if type(module).__name__ == "GatedConvBlock" else 1
 
     def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
-        if outputs is None:
-            return
         parts = _parts_of(view)
+        if outputs is None or parts is None:
+            return
         positions = np.arange(outputs.stop) if isinstance(outputs, slice) else outputs
         if parts.equal:
             (name,) = parts.names
@@ -82,5 +81,6 @@ class PartsRule(LayerRule):
                 setattr(view, name, size)
 
 
-def _parts_of(module: nn.Module) -> Parts:
-    return next(parts for kind, parts in _PARTS.items() if isinstance(module, kind))
+def _parts_of(module: nn.Module) -> Parts | None:
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
+    return next((_PARTS[name] for name in names if name in _PARTS), None)

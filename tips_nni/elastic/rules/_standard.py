@@ -1,10 +1,11 @@
-"""Rules for the layers that most backbones are made of."""
+"""Rules for convolutions and linear layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import LayerNorm2d
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from tips_nni.elastic._plan import Kept
@@ -26,6 +27,11 @@ class ConvRule(LayerRule):
         if view.groups == 1:
             weight = take(weight, inputs, axis=1)
             view.in_channels = weight.shape[1]
+        elif _alike(outputs, view.out_channels, view.groups) or _alike(inputs, view.in_channels, view.groups):
+            # Every group is cut alike: its inputs are those of the first one.
+            if inputs is not None:
+                weight = take(weight, _first(inputs, view.groups), axis=1)
+            view.in_channels = view.groups * weight.shape[1]
         else:
             per_group = view.out_channels // view.groups
             view.groups = weight.shape[0] // per_group
@@ -47,6 +53,22 @@ class ConvRule(LayerRule):
         return -1 - len(module.kernel_size)
 
 
+def _alike(kept: Kept | None, channels: int, groups: int) -> bool:
+    """Whether of every group of channels some are kept and some are cut."""
+    if kept is None:
+        return False
+    mask = np.zeros(channels, dtype=np.bool_)
+    mask[kept] = True
+    rows = mask.reshape(groups, -1)
+    return bool((rows == rows[0]).all()) and not rows[0].all()
+
+
+def _first(kept: Kept, groups: int) -> NDArray[np.int64]:
+    """Return the kept positions of the first of several groups that are cut alike."""
+    positions = np.arange(kept.stop) if isinstance(kept, slice) else kept
+    return positions[: len(positions) // groups]
+
+
 class LinearRule(LayerRule):
     """Fully connected layers."""
 
@@ -65,34 +87,3 @@ class LinearRule(LayerRule):
         view.out_features, view.in_features = weight.shape
         if parameters["bias"] is not None:
             parameters["bias"] = take(parameters["bias"], outputs)
-
-
-class BatchNormRule(LayerRule):
-    """Batch normalisation, timm's `BatchNormAct2d` included."""
-
-    classes = (nn.modules.batchnorm._BatchNorm,)
-
-    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
-        for table in (view._parameters, view._buffers):
-            for name, tensor in table.items():
-                if tensor is not None and tensor.ndim:
-                    table[name] = take(tensor, outputs)
-                    view.num_features = table[name].shape[0]
-
-
-class LayerNormRule(LayerRule):
-    """Layer normalisation over channels, timm's `LayerNorm2d` included."""
-
-    classes = (nn.LayerNorm,)
-
-    def axis(self, module: Any) -> int:
-        return 1 if isinstance(module, LayerNorm2d) else -1
-
-    def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
-        for name, tensor in view._parameters.items():
-            if tensor is not None:
-                view._parameters[name] = take(tensor, outputs)
-        if isinstance(outputs, slice):
-            view.normalized_shape = (outputs.stop,)
-        elif outputs is not None:
-            view.normalized_shape = (len(outputs),)
