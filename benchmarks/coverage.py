@@ -83,6 +83,7 @@ class Row:
 
     @property
     def passes(self) -> bool:
+        """Whether everything holds."""
         return not self.reasons
 
 

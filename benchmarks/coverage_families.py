@@ -79,7 +79,7 @@ CONVOLUTIONAL = (
     Family("FBNetV3", "mobilenetv3", "fbnetv3_b"),
     Family("LCNet", "mobilenetv3", "lcnet_050"),
     Family("MobileViT", "mobilevit", "mobilevit_xxs"),
-    Family("NASNet", "nasnet", "nasnetalarge"),
+    Family("NASNet", "nasnet", "nasnetalarge", 64, {"stem_size": 32, "num_features": 1056}),  # NASNet-A (4 @ 1056)
     Family("NF-ResNet", "nfnet", "nf_resnet26"),
     Family("NF-RegNet", "nfnet", "nf_regnet_b0"),
     Family("NFNet", "nfnet", "nfnet_l0"),

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import signal
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+
+#: seconds of one core for one backbone, twice what a conversion may take
+LIMIT = 10.0
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Stop the block after so many seconds of this process: some graphs are walked without an end."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"no end within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def prune_alone(model: nn.Module, images: Tensor, classes: int) -> str:
@@ -29,7 +52,7 @@ def prune_alone(model: nn.Module, images: Tensor, classes: int) -> str:
     classifiers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     classifiers += [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels == classes]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _limited(LIMIT):
             warnings.simplefilter("ignore")
             importance = tp.importance.GroupMagnitudeImportance(p=1)
             pruner = tp.pruner.BasePruner(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,20 +74,60 @@ def test_a_later_rule_goes_first():
             raise AssertionError
 
     assert isinstance(find_rule(nn.Linear(1, 1)), LinearRule)
-    assert find_rule(nn.PReLU()) is None
+    assert find_rule(nn.ConvTranspose2d(1, 1, 1)) is None
     register_rule(Everything())
     assert isinstance(find_rule(nn.Linear(1, 1)), Everything)
 
 
+def install(folder: Path, code: str, target: str) -> None:
+    """Put a package with an entry point into a folder, as pip would."""
+    (folder / "their_rules.py").write_text(code, encoding="utf-8")
+    metadata = folder / "their_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[{_rule.ENTRY_POINTS}]\ntheirs = {target}\n", encoding="utf-8")
+
+
+@pytest.fixture
+def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_rules", raising=False)
+    _rule.installed_rules.cache_clear()
+    yield
+    _rule.installed_rules.cache_clear()
+
+
+@pytest.mark.usefixtures("_installed")
+def test_an_installed_package_adds_a_rule(tmp_path):
+    code = "from tips_nni.elastic.rules import LinearRule\nclass Theirs(LinearRule): pass\n"
+    install(tmp_path, code, "their_rules:Theirs")
+    assert type(find_rule(nn.Linear(1, 1))).__name__ == "Theirs"
+    assert isinstance(find_rule(nn.Conv2d(1, 1, 1)), ConvRule)
+
+
+@pytest.mark.parametrize(
+    ("code", "target", "message"),
+    [
+        ("import nothing_of_that_name\n", "their_rules:Theirs", "cannot be loaded .No module named"),
+        ("class Theirs: pass\n", "their_rules:Theirs", "not a subclass of LayerRule"),
+        ("", "their_rules:Theirs", "cannot be loaded"),
+    ],
+)
+@pytest.mark.usefixtures("_installed")
+def test_a_broken_package_is_named_in_one_line(tmp_path, code, target, message):
+    install(tmp_path, code, target)
+    with pytest.raises(TipsError, match=f"their-package.*{message}") as error:
+        find_rule(nn.Linear(1, 1))
+    assert "\n" not in str(error.value)
+
+
 def test_a_class_without_a_rule_fixes_its_group(tools):
-    with pytest.raises(TipsError, match=r"no elastic rule for act of class PReLU; known:.*Linear"):
-        rule_for("act", nn.PReLU())
+    with pytest.raises(TipsError, match=r"no elastic rule for up of class ConvTranspose2d; known:.*Linear"):
+        rule_for("up", nn.ConvTranspose2d(1, 1, 1))
     net = nn.Sequential(
-        nn.Conv2d(3, 16, 1), nn.PReLU(16), nn.Conv2d(16, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+        nn.Conv2d(3, 16, 1), nn.ConvTranspose2d(16, 16, 1), nn.Conv2d(16, 16, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(16, 3),
     )  # fmt: skip
     space = tools.space(width=RatioSpec(ratios=(0.5, 1.0)), hidden=None, depth=None, resolution=None)
-    net = convert(net, space, image_size=8)
-    assert net.space.names == ("width.4",)
-    assert net.fixed["0"] == "no elastic rule for 1 of class PReLU"
-    assert net.fixed["2"] == "no elastic rule for 3 of class GroupNorm"
+    with pytest.raises(TipsError, match=r"cannot be described exactly"):
+        convert(net, space, image_size=8)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tips_nni.core import TipsError
 from tips_nni.elastic import convert
-from tips_nni.elastic._sort import channel_unit, permute_channels, sort_channels
+from tips_nni.elastic._sort import channel_units, permute_channels, sort_channels
 
 
 def test_sorting_leaves_the_function_unchanged(case):
@@ -60,7 +60,7 @@ def test_grouped_convolutions_move_by_whole_groups(tools):
     net = tools.build("regnetx_002", tools.space())
     width = net.backbone.s3.b1.conv2.conv.in_channels // net.backbone.s3.b1.conv2.conv.groups
     assert width > 1
-    assert channel_unit(net.backbone, net.plan, "hidden.s3.b1") == width
+    assert channel_units(net.backbone, net.plan)["hidden.s3.b1"] == width
     sort_channels(net.backbone, net.plan)
     total = l1(net.backbone.s3.b1.conv1.conv) + l1(net.backbone.s3.b1.conv2.conv)
     assert descending(total.view(-1, width).sum(1))
@@ -71,10 +71,10 @@ def test_permutations_undo(case):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     rng = np.random.default_rng(0)
     dim = next(d for d in net.space.dims if d.kind in ("width", "hidden"))
-    order = rng.permutation(dim.choices[-1] // channel_unit(net.backbone, net.plan, dim.name))
-    permute_channels(net.backbone, net.plan, dim.name, order)
+    order = rng.permutation(dim.choices[-1] // channel_units(net.backbone, net.plan)[dim.name])
+    permute_channels(net.backbone, net.plan, {dim.name: order})
     assert any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    permute_channels(net.backbone, net.plan, dim.name, np.argsort(order))
+    permute_channels(net.backbone, net.plan, {dim.name: np.argsort(order)})
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 

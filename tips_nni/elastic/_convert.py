@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from tips_nni.core import SearchSpace
 from tips_nni.elastic._backbone import create_backbone
 from tips_nni.elastic._describe import describe
 from tips_nni.elastic._dimensions import choose_dimensions
+from tips_nni.elastic._meta import ghost_of
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sections import find_stages, within
 from tips_nni.elastic._sort import sort_channels
@@ -63,11 +63,11 @@ def convert(
         recipe = {"model_name": backbone, **extra}
     else:
         model = backbone
-    ghost = copy.deepcopy(model).to("meta").eval()
+    ghost = ghost_of(model)
     shapes = {image_size: module_shapes(ghost, in_chans, image_size)}
     # Depends on the graph only: one image of the smallest accepted size would do, but sizes change the graph in
     # backbones that pad, so the real one is traced.
-    traced = trace(model, torch.zeros(1, in_chans, image_size, image_size))
+    traced = trace(model, ghost, torch.zeros(1, in_chans, image_size, image_size))
     stages = find_stages(ghost, traced, image_size, in_chans)
     vectors = frozenset(
         path

@@ -211,7 +211,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
             sizes[node.name] = module_size(node.module, 1)
         elif node.kind == "filter" and node.kernel != (0, 0):
             (height, width), (down, right) = sizes[node.inputs[0]], node.stride
-            sizes[node.name] = -(-height // down), -(-width // right)
+            sizes[node.name] = wanted(node.name) or (-(-height // down), -(-width // right))
         elif node.kind in ("pool", "view", "filter"):
             sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind == "view" else (1, 1))
         else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 #: what a network raises when shapes, sizes or arguments do not fit it
@@ -16,6 +19,25 @@ def first_line(error: BaseException) -> str:
     """Return the class and the first line of the message of an error."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a deep copy of a module whose tensors `change` makes from the originals, which are not copied.
+
+    Args:
+        model: stays as it is.
+        change: called with every parameter and buffer; a parameter's result becomes a parameter.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        made = change(tensor.detach())
+        memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    return copy.deepcopy(model, memo)
+
+
+def ghost_of(model: nn.Module) -> nn.Module:
+    """Return the same module on the meta device, in evaluation mode."""
+    return copied(model, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
 
 
 class QuickNorms(TorchFunctionMode):

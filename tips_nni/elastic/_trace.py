@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
 from tips_nni.elastic._coupling import Components, Group, find_groups
-from tips_nni.elastic._meta import UNFIT, QuickNorms, first_line
+from tips_nni.elastic._meta import UNFIT, QuickNorms, copied, first_line
 
 _POOLS = ("Pool", "Mean")
 _VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")
@@ -62,20 +61,20 @@ class Trace:
     wired: Components = field(default_factory=dict)
 
 
-def trace(model: nn.Module, example: Tensor) -> Trace:
-    """Trace `model` (left unchanged) on `example`, shape (N, C, H, W).
+def trace(model: nn.Module, ghost: nn.Module, example: Tensor) -> Trace:
+    """Trace `model` (left unchanged; `ghost` is the same on the meta device) on `example`, shape (N, C, H, W).
 
     Raises:
         TipsError: the operations cannot be followed.
     """
     # On a copy: tracing needs gradients of every parameter and evaluation mode.
-    model = copy.deepcopy(model).cpu().eval().requires_grad_(True)
+    model = copied(model, lambda tensor: tensor.cpu()).eval().requires_grad_(True)
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             # Bare parameters (layer scale) are handled below; the library only informs about them.
             warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
             nodes = _nodes(_graph(model, example), model)
-        groups, wired = find_groups(model.to("meta"), example.to("meta"))
+        groups, wired = find_groups(ghost, example.to("meta"))
     except UNFIT as error:
         raise TipsError(
             f"{type(model).__name__} cannot be converted: its operations could not be traced "

@@ -51,9 +51,11 @@ def kernel_of(operation: Operation) -> Kernel | None:
     size, stride = max(operation.kernel), max(operation.stride)
     match operation.kind:
         case "conv":
-            if operation.group_width is None:
+            if operation.group_width is None and operation.groups is None:
                 return Kernel("conv", size, stride)
             return Kernel("dwconv" if operation.group_width == 1 else "groupconv", size, stride)
+        case "filter":
+            return Kernel("dwconv", size, stride) if size else Kernel("avgpool", 2, 2)
         case "linear":
             return Kernel("fc")
         case "add":

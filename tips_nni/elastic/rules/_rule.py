@@ -2,12 +2,15 @@
 
 A rule never changes the module it is given: it fills in a shallow copy whose tensors are slices of the originals, so
 the class's own forward runs, gradients reach the shared parameters, and no state is left behind. A third party adds a
-rule for a class of its own with `register_rule`.
+rule for a class of its own with `register_rule`, or a package with the entry-point group ``tips_nni.layer_rules``;
+`tips_nni.testing.LayerRuleContract` checks it.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from importlib.metadata import entry_points
 from types import MethodType
 from typing import Any
 
@@ -90,6 +93,9 @@ class LayerRule(ABC):
         return 1
 
 
+#: Entry points of installed packages; each names a subclass of `LayerRule`.
+ENTRY_POINTS = "tips_nni.layer_rules"
+
 _RULES: list[LayerRule] = []
 
 
@@ -98,9 +104,33 @@ def register_rule(rule: LayerRule) -> None:
     _RULES.insert(0, rule)
 
 
+@functools.cache
+def installed_rules() -> tuple[LayerRule, ...]:
+    """Return the rules of installed packages, loaded at the first call.
+
+    Raises:
+        TipsError: one cannot be loaded, or is no rule.
+    """
+    rules = []
+    for point in entry_points(group=ENTRY_POINTS):
+        package = point.dist.name if point.dist is not None else point.value
+        remedy = f"repair or uninstall {package}"
+        try:
+            found = point.load()
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise TipsError(
+                f"the layer rule {point.name!r} of {package} cannot be loaded ({text}); {remedy}"
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, LayerRule)):
+            raise TipsError(f"{point.name!r} of {package} is {found!r}, not a subclass of LayerRule; {remedy}")
+        rules.append(found())
+    return tuple(rules)
+
+
 def find_rule(module: nn.Module) -> LayerRule | None:
-    """Return the rule for `module`, or None where its class has none."""
-    return next((rule for rule in _RULES if rule.fits(module)), None)
+    """Return the rule for `module`, or None where its class has none; those of installed packages go first."""
+    return next((rule for rule in (*installed_rules(), *_RULES) if rule.fits(module)), None)
 
 
 def rule_for(name: str, module: nn.Module) -> LayerRule:
