@@ -90,7 +90,7 @@ class Wiring(TorchDispatchMode):
         leaves: set[str] = set()
         for path, module in model.named_modules():
             rule = find_rule(module)
-            if rule is None or any(path.startswith(f"{leaf}.") for leaf in leaves):
+            if rule is None or _inside(path, leaves):
                 continue
             if rule.composite:
                 followed = rule.follows(module)
@@ -105,8 +105,7 @@ class Wiring(TorchDispatchMode):
                 module.register_forward_hook(self._leaver(path, rule), always_call=True),
             ]
         for path, parameter in model.named_parameters():
-            owner = path.rpartition(".")[0]
-            if not any(owner == leaf or owner.startswith(f"{leaf}.") for leaf in leaves):
+            if not _inside(path, leaves):
                 self._bare[id(parameter)] = path
 
     def run(self, model: nn.Module, images: Tensor) -> None:
@@ -203,12 +202,8 @@ class Wiring(TorchDispatchMode):
         axis = rule.axis(module) % source.ndim
         incoming = self._get(source)
         along = [] if incoming is None else varying(incoming)
-        if (
-            rule.mixes(module)
-            and along
-            and axis not in along
-            and all(output.shape[a] == source.shape[a] for a in along)
-        ):
+        passes = along and axis not in along and all(output.shape[a] == source.shape[a] for a in along)
+        if incoming is not None and rule.mixes(module) and passes:
             # A layer along another axis than that of the channels: they pass.
             if math.prod(getattr(module, "kernel_size", (1,))) > 1:
                 self.labels.order(incoming)
@@ -273,6 +268,15 @@ class Wiring(TorchDispatchMode):
         self.blocks[path, True], self.blocks[path, False] = after, before
 
 
+def _inside(path: str, leaves: set[str]) -> bool:
+    """Whether a module or parameter lies inside one of `leaves`."""
+    while path:
+        path = path.rpartition(".")[0]
+        if path in leaves:
+            return True
+    return False
+
+
 def find_groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], Components]:
     """Return the coupled channel groups of a network, and the components that they were found from.
 
@@ -297,7 +301,7 @@ def _alike(axes: Components, pinned: dict[int, str]) -> list[Any]:
     places, found = places[found >= 0], found[found >= 0]
     order = np.argsort(found, kind="stable")
     cuts = np.flatnonzero(np.diff(found[order])) + 1
-    first = {}
+    first: dict[int, int] = {}
     for position, component in enumerate(found.tolist()):
         first.setdefault(component, position)
     alike: dict[Any, list[int]] = {}
@@ -344,6 +348,12 @@ def _with_units(group: Group, blocks: dict[tuple[str, bool], int]) -> Group:
     return replace(group, unit=unit, reason=reason)
 
 
+def cut_alike(root: NDArray[np.int64], block: int) -> bool:
+    """Whether all blocks of an axis have the same channels of a group, `root`, and so lose the same ones."""
+    rows = root.reshape(-1, block) if len(root) % block == 0 else root[:0].reshape(0, 1)
+    return len(rows) > 1 and bool((rows == rows[0]).all())
+
+
 def unit_of(index: NDArray[np.int64], root: NDArray[np.int64], block: int) -> int | None:
     """Return how many channels of a group must be kept or cut together, where an axis is by whole blocks.
 
@@ -361,7 +371,7 @@ def unit_of(index: NDArray[np.int64], root: NDArray[np.int64], block: int) -> in
     if (np.diff(index.reshape(-1, block), axis=1) != 1).any():
         return None
     rows = root.reshape(-1, block)
-    if len(rows) > 1 and (rows == rows[0]).all():
+    if cut_alike(root, block):
         return 1
     own = len(np.unique(rows[0]))
     return own if (rows // own == rows[:, :1] // own).all() else None

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from tips_nni.core import Architecture, Axis, FeatureMap, Gate, Operation, SearchSpace
-from tips_nni.elastic._coupling import unit_of
+from tips_nni.elastic._coupling import cut_alike
 from tips_nni.elastic._dimensions import Dimensions
 from tips_nni.elastic._plan import AxisPlan, LayerPlan
 from tips_nni.elastic._sections import Stage, within
@@ -106,7 +106,7 @@ def _groups_alike(node: Node, module: nn.Module | None, dimensions: Dimensions) 
     for axis in (layer.inputs, layer.outputs):
         for piece in axis.pieces if axis is not None else ():
             block = axis.size // module.groups if axis is not None else 1
-            if block > 1 and unit_of(piece.index, piece.root, block) == 1:
+            if block > 1 and cut_alike(piece.root, block):
                 return module.groups
     return None
 

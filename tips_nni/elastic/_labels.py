@@ -161,8 +161,8 @@ def follow(known: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any]
     if name in ("cat", "stack"):
         return [_joined(func, args, kwargs, get, name == "stack")]
     if name in _PRODUCTS:
-        operands = [t for t in inputs if isinstance(t, Tensor)][-2:]
-        return [_product(known, *operands, get)]
+        left, right = [t for t in inputs if isinstance(t, Tensor)][-2:]
+        return [_product(known, left, right, get)]
     if torch.Tag.pointwise in func.tags or name == "copy":
         return [_pointwise(known, found, outputs[0])]
     (tensor, labels), rest = found[0], found[1:]
