@@ -124,21 +124,25 @@ def _statistic(statistics: Statistics, name: str, channels: int) -> Tensor:
 
 def materialise(view: nn.Module) -> nn.Module:
     """Return `view` with weights of its own: a plain module of the backbone's class, without this package."""
+    # Tensors that are new already are not copied once more.
+    made: dict[int, Any] = {}
 
     def change(_path: str, module: Any) -> nn.Module:
         for name, tensor in module._parameters.items():
             if tensor is not None:
-                module._parameters[name] = nn.Parameter(tensor.detach().clone().contiguous())
+                module._parameters[name] = own = nn.Parameter(tensor.detach().clone().contiguous())
+                made[id(own)] = own
         for name, tensor in module._buffers.items():
             if tensor is not None:
-                module._buffers[name] = tensor.detach().clone().contiguous()
+                module._buffers[name] = own = tensor.detach().clone().contiguous()
+                made[id(own)] = own
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = module.running_mean is not None
         for name in _HOOKS:
             module.__dict__[name].clear()
         return module
 
-    return copy.deepcopy(rebuild(view, change))
+    return copy.deepcopy(rebuild(view, change), made)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

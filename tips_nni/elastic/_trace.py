@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
-from tips_nni.elastic._coupling import Components, Group, find_groups
+from tips_nni.elastic._coupling import Group, find_groups
 from tips_nni.elastic._meta import UNFIT, QuickNorms, copied, first_line
+from tips_nni.elastic._wiring import Components
 
 _POOLS = ("Pool", "Mean")
 _VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import Architecture, Codes, ElasticDim, SubnetConfig, TipsError
-from tips_nni.elastic._coupling import Components, Wiring
 from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
 from tips_nni.elastic._meta import UNFIT, QuickNorms, first_line
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sort import channel_units, permute_channels
 from tips_nni.elastic._trace import module_shapes
+from tips_nni.elastic._wiring import Components, Wiring
 
 _TOLERANCE = 1e-4
 

@@ -19,7 +19,7 @@ class Parts:
 
     Attributes:
         names: attributes with the size of one part each; or one attribute with all of them.
-        source: the child whose output is cut, "" for the module's own input.
+        source: the child whose output is cut (the first that the module has), "" for the module's own input.
         equal: the parts are equally large and one attribute has the size of one.
     """
 
@@ -32,9 +32,10 @@ class Parts:
 _PARTS = {
     "timm.layers.mixed_conv2d.MixedConv2d": Parts(("splits",)),
     "timm.layers.selective_kernel.SelectiveKernel": Parts(("in_channels",)),
-    "timm.models.cspnet.CrossStage": Parts(("expand_chs",), "conv_exp"),
-    "timm.models.cspnet.CrossStage3": Parts(("expand_chs",), "conv_exp"),
+    "timm.models.cspnet.CrossStage": Parts(("expand_chs",), "conv_exp.conv"),
+    "timm.models.cspnet.CrossStage3": Parts(("expand_chs",), "conv_exp.conv"),
     "timm.models.dla.DlaBottle2neck": Parts(("width",), "conv1", equal=True),
+    "timm.models.dpn.DualPathBlock": Parts(("num_1x1_c",), "c1x1_c1 c1x1_c.conv"),
     "timm.models.fasternet.Partial_conv3": Parts(("dim_conv3", "dim_untouched")),
     "timm.models.focalnet.FocalModulation": Parts(("input_split",), "f"),
     "timm.models.inception_next.InceptionDWConv2d": Parts(("split_indexes",)),
@@ -55,7 +56,10 @@ class PartsRule(LayerRule):
 
     def follows(self, module: nn.Module) -> str | None:
         parts = _parts_of(module)
-        return None if parts is None else parts.source
+        if parts is None or not parts.source:
+            return None if parts is None else ""
+        children = {name for name, child in module.named_modules() if child is not None}
+        return next((name for name in parts.source.split() if name in children), None)
 
     def axis(self, module: Any) -> int:
         return -1 if type(module).__name__ == "GatedConvBlock" else 1
