@@ -105,7 +105,7 @@ CONVOLUTIONAL = (
     Family("SKNet", "sknet", "skresnet18"),
     Family("StarNet", "starnet", "starnet_s050"),
     Family("TResNet", "tresnet", "tresnet_m"),
-    Family("VGG", "vgg", "vgg11_bn", 64, {"mlp_ratio": 1 / 64}),
+    Family("VGG", "vgg", "vgg11_bn", 224, {"mlp_ratio": 1 / 64}),
     Family("VoVNet", "vovnet", "vovnet39a"),
     Family("ESE-VoVNet", "vovnet", "ese_vovnet19b_slim_dw"),
     Family("Xception", "xception", "legacy_xception"),

@@ -1,7 +1,21 @@
+import json
+
 import numpy as np
 import pytest
 
-from tips_nni.core import CostTable, TabulatedCost, Term, TipsError, operation_terms
+from tips_nni.core import (
+    Architecture,
+    Axis,
+    CostTable,
+    ElasticDim,
+    FeatureMap,
+    Operation,
+    SearchSpace,
+    TabulatedCost,
+    Term,
+    TipsError,
+    operation_terms,
+)
 
 
 def slow_costs(architecture, code):
@@ -65,3 +79,40 @@ def test_a_gated_operation_costs_nothing_in_a_shallow_subnet(architecture, every
 def test_codes_of_another_space_are_refused(architecture):
     with pytest.raises(TipsError, match="needs"):
         CostTable(architecture).flops(np.zeros((1, 9), dtype=np.int64))
+
+
+def dense_network(layers: int) -> Architecture:
+    """Each layer reads all before it; then a blur, two groups that are cut alike, a scalar gain, a weighted mean."""
+    dims = tuple(ElasticDim(f"width.{i}", "width", (2, 4)) for i in range(layers))
+    maps = [FeatureMap("input", (Axis((3,)),), ((8, 8),))]
+    operations = []
+    for i in range(layers):
+        seen = tuple(fm.name for fm in maps)
+        maps.append(FeatureMap(f"{i}", (Axis((2, 4), f"width.{i}"),), ((8, 8),)))
+        operations.append(Operation(f"{i}", "conv", seen, f"{i}", (3, 3)))
+    last = (Axis((2, 4), f"width.{layers - 1}"),)
+    maps += [FeatureMap("blur", last, ((4, 4),)), FeatureMap("pair", last, ((4, 4),)), FeatureMap("mean", last)]
+    operations += [
+        Operation("blur", "filter", (f"{layers - 1}",), "blur", (3, 3), (2, 2), group_width=1),
+        Operation("pair", "conv", ("blur",), "pair", (3, 3), groups=2, params=5),
+        Operation("mean", "filter", ("pair",), "mean", (0, 0)),
+    ]
+    return Architecture(SearchSpace(dims), tuple(maps), tuple(operations))
+
+
+def test_many_dimensions_and_further_kinds_are_costed_exactly():
+    layers = 20
+    architecture = dense_network(layers)
+    table = CostTable(architecture)
+    codes = architecture.space.sample(np.random.default_rng(0), 50)
+    for code, flops, params, memory in zip(
+        codes, table.flops(codes), table.params(codes), table.models()["memory_mb"].evaluate(codes), strict=True
+    ):
+        widths = [3, *(2 + 2 * int(choice) for choice in code)]
+        weights = sum(sum(widths[: i + 1]) * widths[i + 1] * 9 for i in range(layers))
+        last = widths[-1]
+        pair = last * (last // 2) * 9
+        assert params == weights + pair + 5
+        assert flops == weights * 64 + last * 9 * 16 + pair * 16 + last * 16
+        assert memory == pytest.approx(4e-6 * 64 * sum(widths))
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,46 +66,54 @@ def find_groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], Co
     wired = wiring.components()
     pinned = wiring.pinned()
     ordered = wiring.labels.ordered(wiring.labels.components())
-    groups = [_group(wired, keys, members, pinned, ordered) for keys, members in _alike(wired, pinned)]
+    rank = np.full(max((int(components.max(initial=-1)) for components in wired.values()), default=-1) + 2, -1)
+    groups = [_group(wired, keys, members, pinned, ordered, rank) for keys, members in _alike(wired, pinned)]
     return tuple(_with_units(group, wiring.blocks) for group in groups), wired
 
 
-def _alike(axes: Components, pinned: dict[int, str]) -> list[Any]:
+def _alike(axes: Components, pinned: dict[int, str]) -> list[tuple[list[tuple[str, bool]], NDArray[np.int64]]]:
     """Sort components into those that occur on the same axes equally often: [(axes, components in order)]."""
+    if not axes:
+        return []
     keys = list(axes)
-    places = np.concatenate([np.full(len(vector), i) for i, vector in enumerate(axes.values())] or [np.empty(0, int)])
-    found = np.concatenate(list(axes.values()) or [np.empty(0, int)])
+    places = np.concatenate([np.full(len(vector), i, dtype=np.int64) for i, vector in enumerate(axes.values())])
+    found = np.concatenate(list(axes.values()))
     places, found = places[found >= 0], found[found >= 0]
     order = np.argsort(found, kind="stable")
-    cuts = np.flatnonzero(np.diff(found[order])) + 1
-    first = dict(zip(*(part.tolist() for part in np.unique(found, return_index=True)), strict=True))
-    alike: dict[Any, list[int]] = {}
-    for run in np.split(order, cuts) if len(order) else []:
-        component = int(found[run[0]])
-        alike.setdefault((places[run].tobytes(), pinned.get(component)), []).append(component)
+    components, first, counts = np.unique(found, return_index=True, return_counts=True)
+    ends = np.cumsum(counts) * places.itemsize
+    signatures = places[order].tobytes()
+    alike: dict[tuple[bytes, str | None], list[int]] = {}
+    start = 0
+    for i, (component, end) in enumerate(zip(components.tolist(), ends.tolist(), strict=True)):
+        alike.setdefault((signatures[start:end], pinned.get(component)), []).append(i)
+        start = end
     result = []
-    for (signature, _), components in alike.items():
+    for (signature, _), members in alike.items():
         own = [keys[i] for i in np.unique(np.frombuffer(signature, dtype=places.dtype)).tolist()]
-        result.append((own, sorted(components, key=first.__getitem__)))
+        rows = np.array(members)
+        result.append((own, components[rows[np.argsort(first[rows])]]))
     return result
 
 
 def _group(
     axes: Components,
     keys: list[tuple[str, bool]],
-    components: list[int],
+    components: NDArray[np.int64],
     pinned: dict[int, str],
     ordered: set[int],
+    rank: NDArray[np.int64],
 ) -> Group:
-    rank = {component: i for i, component in enumerate(components)}
-    wanted = np.array(components, dtype=np.int64)
+    """Make a group of components in order; `rank` is room for all components and -1, and -1 everywhere."""
+    rank[components] = np.arange(len(components))
     members = []
     for key in keys:
-        index = np.flatnonzero(np.isin(axes[key], wanted))
-        root = np.array([rank[c] for c in axes[key][index].tolist()], dtype=np.int64)
-        members.append(Member(*key, len(axes[key]), index, root))
-    neighbours = not ordered.isdisjoint(components)
-    return Group(len(components), tuple(members), reason=pinned.get(components[0]), ordered=neighbours)
+        own = rank[axes[key]]
+        index = np.flatnonzero(own >= 0)
+        members.append(Member(*key, len(own), index, own[index]))
+    rank[components] = -1
+    neighbours = not ordered.isdisjoint(components.tolist())
+    return Group(len(components), tuple(members), reason=pinned.get(int(components[0])), ordered=neighbours)
 
 
 def _with_units(group: Group, blocks: dict[tuple[str, bool], int]) -> Group:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 #: what a network raises when shapes, sizes or arguments do not fit it
 UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
@@ -50,3 +52,22 @@ class QuickNorms(TorchFunctionMode):
                 raise RuntimeError(f"batch normalisation of {images.shape[1]} channels with those of {sorted(sizes)}")
             return torch.empty_like(images)
         return func(*args, **(kwargs or {}))
+
+
+class MultiplyAdds(TorchDispatchMode):
+    """Counts the multiply-adds of all that runs, with PyTorch's formula for each operator.
+
+    Attributes:
+        count: so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.count += formula(*args, **(kwargs or {}), out_val=output) // 2
+        return output

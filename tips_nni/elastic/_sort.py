@@ -83,7 +83,8 @@ def permute_channels(model: nn.Module, plan: ElasticPlan, orders: Mapping[str, N
             if int(positions.max()) >= tensor.shape[1]:
                 continue
         if positions is not None:
-            tensor.copy_(tensor.index_select(_axis(tensor, direction), positions.to(tensor.device)))
+            # New memory for this parameter alone: what shares the old one keeps it as it is.
+            tensor.data = tensor.index_select(_axis(tensor, direction), positions.to(tensor.device))
 
 
 def _axis(tensor: Tensor, direction: str) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import Architecture, Codes, ElasticDim, SubnetConfig, TipsError
 from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
-from tips_nni.elastic._meta import UNFIT, QuickNorms, first_line
+from tips_nni.elastic._meta import UNFIT, MultiplyAdds, QuickNorms, copied, first_line
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sort import channel_units, permute_channels
@@ -55,7 +52,7 @@ def check_description(ghost: nn.Module, plan: ElasticPlan, architecture: Archite
         codes = np.array([[choose(len(dim.choices)) for dim in space.dims]], dtype=np.int64)
         config = space.decode(codes[0])
         view = narrow(ghost, plan, config)
-        with FlopCounterMode(display=False) as counter:
+        with MultiplyAdds() as counter:
             shapes = module_shapes(view, plan.in_chans, plan.resolution(config))
         real, (described, *costs) = _real_layers(view, shapes), _described(architecture, codes)
         if real != described:
@@ -64,7 +61,7 @@ def check_description(ghost: nn.Module, plan: ElasticPlan, architecture: Archite
                 f"{name} cannot be described exactly: {path} has (inputs, outputs, height, width) {real.get(path)}, "
                 f"not {described.get(path)}; choose another backbone"
             )
-        flops, params = counter.get_total_flops() // 2, sum(p.numel() for p in view.parameters())
+        flops, params = counter.count, sum(p.numel() for p in view.parameters())
         if costs != [flops, params]:
             raise TipsError(
                 f"{name} cannot be described exactly: a subnet has {flops} multiply-adds and {params} parameters, of "
@@ -206,17 +203,24 @@ def _changing(model: nn.Module, plan: ElasticPlan, dims: list[str], dtype: torch
 
 
 def _randomised(model: nn.Module) -> nn.Module:
-    """Return a copy in which no parameter or statistic is constant, so that every channel is told from the next."""
-    probe = copy.deepcopy(model).cpu().float().eval()
+    """Return a copy in which no parameter or statistic is constant, so that every channel is told from the next.
+
+    Weights that stay as they are share their memory with the original.
+    """
+    probe = copied(model, lambda tensor: tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()).eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in [*probe.named_parameters(), *probe.named_buffers()]:
         data = tensor.data
         if not data.is_floating_point() or not data.numel():
             continue
-        if name.endswith("running_var"):
-            data.uniform_(0.5, 2.0, generator=generator)
-        elif max(data.shape, default=1) == data.numel() or not data.any():
-            data.normal_(1.0 if name.endswith("weight") and data.ndim < 2 else 0.5, 0.3, generator=generator)
+        constant = not data.flatten()[0] and not data.any()
+        if constant or max(data.shape, default=1) == data.numel():
+            fresh = torch.empty_like(data)
+            if name.endswith("running_var"):
+                fresh.uniform_(0.5, 2.0, generator=generator)
+            else:
+                fresh.normal_(1.0 if name.endswith("weight") and data.ndim < 2 else 0.5, 0.3, generator=generator)
+            tensor.data = fresh
     return probe
 
 

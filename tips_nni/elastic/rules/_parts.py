@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -86,5 +87,10 @@ class PartsRule(LayerRule):
 
 
 def _parts_of(module: nn.Module) -> Parts | None:
-    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
+    return _parts_of_class(type(module))
+
+
+@functools.cache
+def _parts_of_class(kind: type) -> Parts | None:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
     return next((_PARTS[name] for name in names if name in _PARTS), None)
