@@ -87,10 +87,9 @@ class PartsRule(LayerRule):
 
 
 def _parts_of(module: nn.Module) -> Parts | None:
-    return _parts_of_class(type(module))
+    return _parts_of_class(*(f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__[:4]))
 
 
 @functools.cache
-def _parts_of_class(kind: type) -> Parts | None:
-    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+def _parts_of_class(*names: str) -> Parts | None:
     return next((_PARTS[name] for name in names if name in _PARTS), None)
