@@ -87,7 +87,7 @@ class PartsRule(LayerRule):
 
 
 def _parts_of(module: nn.Module) -> Parts | None:
-    return _parts_of_class(*(f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__[:4]))
+    return _parts_of_class(*(f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__))
 
 
 @functools.cache
