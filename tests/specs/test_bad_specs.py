@@ -266,7 +266,7 @@ def test_bad_run(tmp_path: Path, text: str, expected: str) -> None:
 
 
 SPACE_ERRORS = [
-    ("family: mine\n", " has no elastic dimension; add width, hidden, depth or resolution"),
+    ("family: mine\n", " has no elastic dimension; add width, hidden, heads, depth or resolution"),
     (
         SPACE.replace("[0.5, 1.0]", "[1.0, 0.5]"),
         "3: width: ratios = [1.0, 0.5] must ascend without repeats and end with 1.0, the backbone itself",
@@ -309,7 +309,7 @@ SPACE_ERRORS = [
     ),
     (
         SPACE.replace("width", "widht"),
-        "2: unknown key 'widht'; did you mean 'width'? (allowed: depth, description, family, fixed, hidden, matches, resolution, width)",
+        "2: unknown key 'widht'; did you mean 'width'? (allowed: depth, description, family, fixed, heads, hidden, matches, resolution, width)",
     ),
 ]
 

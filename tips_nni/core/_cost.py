@@ -206,7 +206,8 @@ class TabulatedCost(CostModel):
 class CostTable:
     """Exact costs of every subnet of an architecture.
 
-    A multiply-add counts as one FLOP, as the mobile field counts; only convolutions and linear layers count.
+    A multiply-add counts as one FLOP, as the mobile field counts; convolutions, linear layers and the matrix
+    products of attention count.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -246,9 +247,12 @@ def _multiply_adds(
     operation: Operation,
     cin: NDArray[np.int64],
     cout: NDArray[np.int64],
-    _size_in: NDArray[np.int64],
+    size_in: NDArray[np.int64],
     size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
+    if operation.kind == "attention":
+        # Queries by keys, and their softmax by values: every output position looks at all tokens of its sequence.
+        return np.asarray(2 * cout * size_out.prod(axis=1) * size_in[:, 0], dtype=np.int64)
     return np.asarray(weights_of(operation, cin, cout) * size_out.prod(axis=1), dtype=np.int64)
 
 
@@ -259,6 +263,8 @@ def _parameters(
     _size_in: NDArray[np.int64],
     _size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
+    if operation.kind == "attention":
+        return cout // (operation.group_width or 1) * operation.channel_params
     return weights_of(operation, cin, cout) + cout * (operation.channel_params + int(operation.bias))
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from tips_nni.core import Architecture, Axis, FeatureMap, Gate, Operation, SearchSpace
 from tips_nni.elastic._dimensions import Dimensions
-from tips_nni.elastic._plan import AxisPlan
+from tips_nni.elastic._plan import AxisPlan, LayerPlan
 from tips_nni.elastic._sections import Stage, within
 from tips_nni.elastic._trace import Node, Trace
+from tips_nni.elastic.rules import AttentionRule, channel_axis, find_rule, head_size
+
+#: Operations that put tokens of their own (a class token) beside those that come in.
+_JOINS = ("_ConcatOp",)
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -53,7 +58,7 @@ def describe(
         module = modules.get(node.module) if node.module is not None else None
         gate = gates.get(node.name)
         part = _part(node, module, dimensions, [maps[name] for name in inputs], space)
-        if part is not None:
+        if part is not None and module is not None:
             name = f"{node.name}.input"
             maps[name] = FeatureMap(name, part, tuple(_input_sizes(node, module, shapes)))
             operations.append(Operation(name, "view", inputs, name, gate=gate, type="Part"))
@@ -68,7 +73,7 @@ def describe(
                 output=node.name,
                 kernel=_pair(getattr(module, "kernel_size", 1)),
                 stride=_pair(getattr(module, "stride", 1)),
-                group_width=_group_width(module),
+                group_width=_group_width(node, module),
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
                 channel_params=_channel_params(node, module, parameters),
                 gate=gate,
@@ -83,16 +88,21 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
 
 
-def _group_width(module: nn.Module | None) -> int | None:
-    """Return the input channels of a group, None where dense."""
+def _group_width(node: Node, module: nn.Module | None) -> int | None:
+    """Return the input channels of a group, None where dense; the channels of a head."""
+    if node.kind == "attention":
+        return head_size(module)
     if not isinstance(module, nn.Conv2d) or module.groups == 1:
         return None
     return module.in_channels // module.groups
 
 
 def _channel_params(node: Node, module: nn.Module | None, parameters: Mapping[str, nn.Parameter]) -> int:
-    """Return the parameters per output channel of a normalisation or an activation, and of layer scale."""
-    count = len(node.parameters)
+    """Return the parameters per output channel (per head of an attention) that are not a layer's weights."""
+    bare = [parameters[name] for name in node.parameters]
+    if node.kind == "attention":
+        return sum(parameter.numel() for parameter in bare) // int(module.num_heads)  # type: ignore[union-attr, arg-type]
+    count = sum(parameter.numel() // parameter.shape[channel_axis(parameter)] for parameter in bare)
     if module is not None and not isinstance(module, nn.Conv2d | nn.Linear):
         count += sum(1 for _ in module.parameters())
     return count
@@ -107,10 +117,16 @@ def _input_size(table: Shapes, side: int | None) -> tuple[int, int]:
 
 
 def spatial_size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
-    """Return (height, width) of a tensor: of images, of tokens (count, 1) or of vectors (1, 1)."""
+    """Return (height, width) of one image's tensor: of a map, of vectors (1, 1), or (tokens, sequences)."""
     if len(shape) == 4:
         return (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
-    return (shape[1], 1) if len(shape) == 3 else (1, 1)
+    return (shape[1], shape[0]) if len(shape) == 3 else (1, 1)
+
+
+def channels_last(module: nn.Module) -> bool:
+    """Whether the channels of a module's input and output are on the last axis."""
+    norm = isinstance(module, nn.LayerNorm) and not isinstance(module, LayerNorm2d)
+    return norm or isinstance(module, nn.Linear) or isinstance(find_rule(module), AttentionRule)
 
 
 def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) -> dict[str, tuple[int, int]]:
@@ -121,8 +137,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
 
     def module_size(name: str, side: int) -> tuple[int, int]:
         module = modules[name]
-        last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
-        return spatial_size(table[name][side], last)
+        return spatial_size(table[name][side], channels_last(module))
 
     consumers: dict[str, list[Node]] = {}
     for node in traced.nodes:
@@ -134,7 +149,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
             if consumer.module is not None:
                 return module_size(consumer.module, 0)
         for consumer in consumers.get(name, []):
-            if consumer.kind in ("act", "view", "scale") and depth < 8:
+            if consumer.kind in ("act", "view", "scale") and consumer.type not in _JOINS and depth < 8:
                 return wanted(consumer.name, depth + 1)
         return None
 
@@ -142,8 +157,8 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
     for node in traced.nodes:
         if node.module is not None:
             sizes[node.name] = module_size(node.module, 1)
-        elif node.kind in ("pool", "view"):
-            sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind == "view" else (1, 1))
+        elif node.kind in ("pool", "view") or node.type in _JOINS:
+            sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind != "pool" else (1, 1))
         else:
             sizes[node.name] = max((sizes[name] for name in node.inputs), key=lambda s: s[0] * s[1])
     return sizes
@@ -161,6 +176,10 @@ def _axes(
         channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
         layer = dimensions.layers.get(node.name)
         return _axes_of(layer.outputs if layer is not None else None, channels, space)
+    if node.kind == "attention":
+        layer = dimensions.layers.get(node.name)
+        heads = _axes_of(layer.outputs if layer is not None else None, int(module.num_heads), space)  # type: ignore[union-attr, arg-type]
+        return tuple(Axis(tuple(size * head_size(module) for size in axis.sizes), axis.dim) for axis in heads)
     if node.kind == "concat":
         return tuple(axis for fm in inputs for axis in fm.axes)
     return inputs[0].axes
@@ -186,18 +205,22 @@ def _part(
     space: SearchSpace,
 ) -> tuple[Axis, ...] | None:
     """Return the axes that a layer takes where its inputs have other channels (a split or a flattening between)."""
-    if not isinstance(module, nn.Conv2d | nn.Linear):
+    if not isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm):
         return None
-    channels = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
+    if isinstance(module, nn.LayerNorm):
+        channels = module.normalized_shape[-1]
+    else:
+        channels = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
     if sum(axis.sizes[-1] for fm in inputs for axis in fm.axes) == channels:
         return None
-    layer = dimensions.layers.get(node.name)
-    return _axes_of(layer.inputs if layer is not None else None, channels, space)
+    layer = dimensions.layers.get(node.name) or LayerPlan()
+    # The plan of a normalisation knows one channel axis, its own.
+    return _axes_of(layer.outputs if isinstance(module, nn.LayerNorm) else layer.inputs, channels, space)
 
 
-def _input_sizes(node: Node, module: nn.Module | None, shapes: Sequence[Shapes]) -> list[tuple[int, int]]:
+def _input_sizes(node: Node, module: nn.Module, shapes: Sequence[Shapes]) -> list[tuple[int, int]]:
     """Return (height, width) of a layer's input for each resolution choice."""
-    return [spatial_size(table[node.name][0], isinstance(module, nn.Linear)) for table in shapes]
+    return [spatial_size(table[node.name][0], channels_last(module)) for table in shapes]
 
 
 def _gates(traced: Trace, stages: Sequence[Stage], dimensions: Dimensions, space: SearchSpace) -> dict[str, Gate]:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tips_nni.core._space import CHANNEL_KINDS
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan
-from tips_nni.elastic.rules import rule_for
+from tips_nni.elastic.rules import channel_axis, rule_for
 
 
 @torch.no_grad()
@@ -19,17 +20,19 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
     """Permute the channels of every elastic group so that the most important lead; in place.
 
     Importance of a channel is the sum of the L1 norms of the weights that make it (Li et al., Pruning Filters for
-    Efficient ConvNets, 2017), over all layers of the coupled group. Channels of grouped convolutions move by whole
-    groups.
+    Efficient ConvNets, 2017), over all layers of the coupled group; that of a head, of the weights that read it too.
+    Channels of grouped convolutions move by whole groups, those of an attention by heads.
     """
     for dim in plan.space.dims:
-        if dim.kind not in ("width", "hidden"):
+        if dim.kind not in CHANNEL_KINDS:
             continue
         score = torch.zeros(dim.choices[-1], dtype=torch.float64)
+        directions = ("out", "in") if dim.kind == "heads" else ("out",)
         for _, axis, tensor, direction in _tensors(model, plan):
             pieces = [piece for piece in axis.pieces if piece.dim == dim.name]
-            if pieces and direction == "out" and tensor.ndim > 1:
-                norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
+            if pieces and direction in directions and tensor.ndim > 1:
+                rows = tensor.detach().movedim(_axis(tensor, direction), 0)
+                norms = rows.abs().flatten(1).sum(1).double().cpu()
                 for piece in pieces:
                     score.index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
         units = score.view(-1, channel_unit(model, plan, dim.name)).sum(1)
@@ -72,7 +75,7 @@ def _axis(tensor: Tensor, direction: str) -> int:
     if direction == "in":
         return 1
     if direction == "bare":
-        return max(i for i, size in enumerate(tensor.shape) if size > 1)
+        return channel_axis(tensor)
     return 0
 
 
@@ -86,6 +89,8 @@ def _tensors(model: nn.Module, plan: ElasticPlan) -> Iterator[tuple[nn.Module, A
                 yield modules[owner], layer.outputs, modules[owner]._parameters[name], "bare"  # type: ignore[misc]
             continue
         module = modules[path]
+        if rule_for(path, module).composite:
+            continue
         if layer.inputs is not None and "weight" in module._parameters:
             yield module, layer.inputs, module._parameters["weight"], "in"  # type: ignore[misc]
         if layer.outputs is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
 
 _POOLS = ("Pool", "Mean")
-_VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")
+#: A linear layer on more than vectors is a view, a product and a view to autograd; its module is the last of them.
+_VIEWS = (
+    "View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Select", "Expand", "Alias",
+    "Addmm", "Mm",
+)  # fmt: skip
 
 #: what a network raises when shapes, sizes or arguments do not fit it
 UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
@@ -40,7 +45,7 @@ class Node:
         type: the module's class name, or the autograd function's.
         module: the module's path, or None.
         inputs: names of nodes; empty where the input is the network's own.
-        parameters: paths of bare parameters that scale this node's output channels (layer scale).
+        parameters: paths of bare parameters, channel by channel, that go into this node (layer scale, embeddings).
     """
 
     name: str
@@ -72,10 +77,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that must be cut together: `channels` of them, in all `members`."""
+    """Channels that must be cut together: `channels` of them, in all `members`.
+
+    Attributes:
+        channels: their number; that of the heads for an attention.
+        members: all axes that have them.
+        attention: the path of the attention module whose heads they are, or None.
+    """
 
     channels: int
     members: tuple[Member, ...]
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
             warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
             graph = tp.DependencyGraph().build_dependency(model, example)
         nodes = _nodes(graph, model)
-        groups = _groups(graph, model)
+        groups = _repeated(_groups(graph, model), nodes)
     except UNFIT as error:
         raise TipsError(
             f"{type(model).__name__} cannot be converted: its operations could not be traced "
@@ -117,7 +129,7 @@ def _kind(module: nn.Module, inputs: int, scaled: bool) -> OpKind:
         return "linear"
     if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
         return "norm"
-    if isinstance(module, tp.ops._ConcatOp):
+    if isinstance(module, tp.ops._ConcatOp) and (inputs > 1 or not scaled):
         return "concat"
     function = str(getattr(module, "_grad_fn", type(module).__name__))
     if inputs > 1:
@@ -218,6 +230,38 @@ def _groups(graph: tp.DependencyGraph, model: nn.Module) -> list[Group]:
             members.setdefault((name, out), Member(name, out, int(size), index[order], root[order]))
         result.append(Group(len(group[0].idxs), tuple(members.values())))
     return result
+
+
+def _repeated(groups: list[Group], nodes: list[Node]) -> list[Group]:
+    """Complete members that hold the channels of their group several times over, one copy after the other.
+
+    That is what a layer sees behind a view that puts neighbouring positions on the channel axis (patch merging); the
+    dependency graph knows the first copy only.
+    """
+    producers = {node.name: node for node in nodes}
+    shared = Counter((member.name, member.out) for group in groups for member in group.members)
+
+    def joined(name: str) -> bool:
+        """Whether a concatenation leads to the layer `name`: then the other channels are of other groups."""
+        waiting = list(producers[name].inputs) if name in producers else []
+        while waiting:
+            node = producers[waiting.pop()]
+            if node.kind == "concat":
+                return True
+            if node.kind not in ("conv", "linear"):
+                waiting.extend(node.inputs)
+        return False
+
+    def complete(member: Member, channels: int) -> Member:
+        first = np.array_equal(member.index, np.arange(channels)) and np.array_equal(member.index, member.root)
+        if member.size == channels or member.size % channels or not first:
+            return member
+        if shared[member.name, member.out] > 1 or joined(member.name):
+            return member
+        index = np.arange(member.size, dtype=np.int64)
+        return replace(member, index=index, root=index % channels)
+
+    return [replace(g, members=tuple(complete(member, g.channels) for member in g.members)) for g in groups]
 
 
 @contextlib.contextmanager

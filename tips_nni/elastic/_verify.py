@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import Architecture, Codes, SubnetConfig, TipsError
-from tips_nni.elastic._describe import Shapes, spatial_size
+from tips_nni.core._space import CHANNEL_KINDS
+from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sort import channel_unit, permute_channels
@@ -74,7 +75,7 @@ def _real_layers(view: nn.Module, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for path, module in view.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and path in shapes:
-            last = isinstance(module, nn.Linear)
+            last = channels_last(module)
             before, after = shapes[path]
             axis = -1 if last else 1
             found[path] = (before[axis], after[axis], *spatial_size(after, last))
@@ -90,7 +91,10 @@ def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tupl
             continue
         inputs = sum(int(architecture.channels(name, codes)[0]) for name in op.inputs)
         outputs = int(architecture.channels(op.output, codes)[0])
-        params += op.channel_params * outputs
+        params += op.channel_params * (outputs if op.kind != "attention" else outputs // (op.group_width or 1))
+        if op.kind == "attention":
+            keys = int(architecture.spatial(op.inputs[0], codes)[0, 0])
+            flops += 2 * keys * outputs * int(architecture.spatial(op.output, codes)[0].prod())
         if op.kind in ("conv", "linear"):
             height, width = architecture.spatial(op.output, codes)[0].tolist()
             found[op.name] = (inputs, outputs, height, width)
@@ -138,7 +142,7 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
 
 def _wrongly_coupled(model: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     """Return the dimensions whose channels cannot be permuted without changing the function."""
-    dims = [dim.name for dim in plan.space.dims if dim.kind in ("width", "hidden")]
+    dims = [dim.name for dim in plan.space.dims if dim.kind in CHANNEL_KINDS]
     # Rounding grows with depth: what fails in single precision gets a second look in double.
     if not _changing(model, plan, dims, torch.float32) or not _changing(model, plan, dims, torch.float64):
         return {}

@@ -1,6 +1,11 @@
 """How a layer of each class is narrowed. A file for each kind of layer; the classes of a rule say which."""
 
+from tips_nni.elastic.rules._attention import AttentionRule as AttentionRule
+from tips_nni.elastic.rules._attention import head_axes as head_axes
+from tips_nni.elastic.rules._attention import head_size as head_size
+from tips_nni.elastic.rules._attention import projections as projections
 from tips_nni.elastic.rules._rule import LayerRule as LayerRule
+from tips_nni.elastic.rules._rule import channel_axis as channel_axis
 from tips_nni.elastic.rules._rule import find_rule as find_rule
 from tips_nni.elastic.rules._rule import register_rule as register_rule
 from tips_nni.elastic.rules._rule import rule_for as rule_for
@@ -11,5 +16,5 @@ from tips_nni.elastic.rules._standard import ConvRule as ConvRule
 from tips_nni.elastic.rules._standard import LayerNormRule as LayerNormRule
 from tips_nni.elastic.rules._standard import LinearRule as LinearRule
 
-for rule in (ConvRule(), LinearRule(), BatchNormRule(), LayerNormRule()):
+for rule in (AttentionRule(), ConvRule(), LinearRule(), BatchNormRule(), LayerNormRule()):
     register_rule(rule)

@@ -29,6 +29,11 @@ def take(tensor: Tensor, kept: Kept | None, axis: int = 0) -> Tensor:
     return tensor.index_select(axis, torch.from_numpy(kept).to(tensor.device))
 
 
+def channel_axis(parameter: Tensor) -> int:
+    """Return which axis of a bare parameter (layer scale, an embedding) holds the channels: the last that is long."""
+    return max((i for i, size in enumerate(parameter.shape) if size > 1), default=parameter.ndim - 1)
+
+
 def shallow(module: nn.Module) -> nn.Module:
     """Return a copy of `module` with its own (equal) tables of parameters, buffers, children and hooks."""
     copy = module.__class__.__new__(module.__class__)
@@ -43,6 +48,8 @@ class LayerRule(ABC):
 
     #: the module classes the rule is for; subclasses of them are included
     classes: tuple[type[nn.Module], ...]
+    #: whether it is for modules of modules, whose layers and parameters have axes of their own in the plan
+    composite: bool = False
 
     @abstractmethod
     def narrow(self, view: Any, inputs: Kept | None, outputs: Kept | None) -> None:
@@ -53,6 +60,10 @@ class LayerRule(ABC):
             inputs: input channels to keep; None for all.
             outputs: output channels to keep; None for all.
         """
+
+    def fits(self, module: nn.Module) -> bool:
+        """Return whether the rule is for `module`: by its class, unless a rule looks at more."""
+        return isinstance(module, self.classes)
 
     def unit(self, module: Any) -> int:
         """Return the number of channels that must be kept or cut together (1 unless grouped)."""
@@ -69,7 +80,7 @@ def register_rule(rule: LayerRule) -> None:
 
 def find_rule(module: nn.Module) -> LayerRule | None:
     """Return the rule for `module`, or None where its class has none."""
-    return next((rule for rule in _RULES if isinstance(module, rule.classes)), None)
+    return next((rule for rule in _RULES if rule.fits(module)), None)
 
 
 def rule_for(name: str, module: nn.Module) -> LayerRule:
