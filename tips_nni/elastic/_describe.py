@@ -157,7 +157,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
     for node in traced.nodes:
         if node.module is not None:
             sizes[node.name] = module_size(node.module, 1)
-        elif node.kind in ("pool", "view") or node.type in _JOINS:
+        elif node.kind in ("pool", "view") or (node.kind == "scale" and node.type in _JOINS):
             sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind != "pool" else (1, 1))
         else:
             sizes[node.name] = max((sizes[name] for name in node.inputs), key=lambda s: s[0] * s[1])
