@@ -213,7 +213,7 @@ class CostTable:
     def __init__(self, architecture: Architecture) -> None:
         space = architecture.space
         self.space = space
-        self._flops = TabulatedCost("mflops", "M", space, operation_terms(architecture, _multiply_adds), scale=1e-6)
+        self._flops = TabulatedCost("mflops", "M", space, operation_terms(architecture, multiply_adds), scale=1e-6)
         self._params = TabulatedCost("params_m", "M", space, operation_terms(architecture, _parameters), scale=1e-6)
         self._memory = TabulatedCost(
             "memory_mb", "MB", space, operation_terms(architecture, _activations), combine=np.maximum, scale=4e-6
@@ -243,13 +243,14 @@ def weights_of(operation: Operation, cin: NDArray[np.int64], cout: NDArray[np.in
     return cout * per_group * (operation.kernel[0] * operation.kernel[1])
 
 
-def _multiply_adds(
+def multiply_adds(
     operation: Operation,
     cin: NDArray[np.int64],
     cout: NDArray[np.int64],
     size_in: NDArray[np.int64],
     size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
+    """Return the multiply-adds of an operation for arrays of shapes (see `OperationCost`), shape (M,)."""
     if operation.kind == "attention":
         # Queries by keys, and their softmax by values: every output position looks at all tokens of its sequence.
         return np.asarray(2 * cout * size_out.prod(axis=1) * size_in[:, 0], dtype=np.int64)

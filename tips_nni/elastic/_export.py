@@ -36,6 +36,8 @@ def export_onnx(module: nn.Module, images: Tensor, path: str | Path, *, toleranc
         with warnings.catch_warnings(), torch.no_grad():
             # The tracing exporter is the one that makes plain operators in seconds; torch announces its retirement.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
+            # Models that check their input's size read it from the trace: the file keeps that size, as promised.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             torch.onnx.export(
                 module,
                 (images,),

@@ -301,8 +301,12 @@ def module_shapes(
         with _recorded(ghost) as shapes, torch.no_grad():
             ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
     except UNFIT as error:
+        # timm's models that are made for one image size can be made for another.
+        argument = (
+            f"give the backbone the argument img_size: {image_size}, or " if hasattr(ghost, "set_input_size") else ""
+        )
         raise TipsError(
             f"{type(ghost).__name__} does not accept images of {image_size}×{image_size} with {in_chans} channels "
-            f"({first_line(error)}); choose another image size, most often a larger one"
+            f"({first_line(error)}); {argument}choose another image size, most often a larger one"
         ) from error
     return shapes

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.core import Architecture, Codes, CostModel, Operation, TabulatedCost, operation_terms, weights_of
+from tips_nni.core import Architecture, Codes, CostModel, Operation, TabulatedCost, multiply_adds, operation_terms
 from tips_nni.latency._kernels import kernel_of
 from tips_nni.latency._pack import PredictorPack
 
@@ -46,7 +46,10 @@ class LatencyTable(CostModel):
         kernel = kernel_of(operation)
         if kernel is None:
             return np.zeros(len(cin))
-        per_group = cin if operation.group_width is None else np.full_like(cin, operation.group_width)
+        if operation.kind == "attention":
+            per_group = 2 * size_in[:, 0]  # every output reads all keys and all values of its sequence
+        else:
+            per_group = cin if operation.group_width is None else np.full_like(cin, operation.group_width)
         return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group)
 
     def coverage(self) -> dict[str, Any]:
@@ -69,8 +72,8 @@ class LatencyTable(CostModel):
             source = self.pack.coefficients_of(kernel)[1]
             cin = np.sum([self._architecture.channels(name, largest) for name in operation.inputs], axis=0)
             cout = self._architecture.channels(operation.output, largest)
-            positions = self._architecture.spatial(operation.output, largest).prod(axis=1)
-            flops[source] += int((weights_of(operation, cin, cout) * positions)[0])
+            sizes = [self._architecture.spatial(name, largest) for name in (operation.inputs[0], operation.output)]
+            flops[source] += int(multiply_adds(operation, cin, cout, *sizes)[0])
             counts[source] += 1
             named[source].add(str(kernel))
         if self._architecture.input.spatial[-1][0] < 112:
