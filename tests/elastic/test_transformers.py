@@ -334,34 +334,39 @@ def test_heads_have_shares_of_their_own(tools: Any) -> None:
 
 
 class Mixing(nn.Module):
-    """An attention whose heads see each other: a wrong cut would run, and change the function."""
+    """An attention that looks like timm's, but its heads see each other."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, **_: object) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        # As timm starts: attention looks everywhere alike.
-        nn.init.trunc_normal_(self.qkv.weight, std=0.02)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, _ = x.shape
-        q, k, v = self.qkv(x).reshape(n, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        scores = (q @ k.transpose(-2, -1)).cumsum(1)
+    def queries(self, qkv: Tensor, q: Tensor) -> Tensor:
+        return q.cumsum(1)
+
+    def forward(self, x: Tensor, **_: object) -> Tensor:
+        n, t, _c = x.shape
+        qkv = self.qkv(x)
+        q, k, v = qkv.reshape(n, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = self.queries(qkv, q) @ k.transpose(-2, -1)
         return self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, -1))
 
 
-def test_heads_that_mix_stay(tools: Any) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.attn, self.fc = nn.Conv2d(3, 24, 4, 4), Mixing(24, 3), nn.Linear(24, 5)
+class Alternating(Mixing):
+    """Its heads take turns on the channels of the queries."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.attn(self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+    def queries(self, qkv: Tensor, q: Tensor) -> Tensor:
+        return qkv.chunk(3, -1)[0].unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2)
 
-    net = convert(Net(), space(tools, depth=None), image_size=16)
-    assert net.fixed["attn"] == "its channels are coupled in a way that cannot be cut exactly"
-    assert not [dim for dim in net.space.dims if dim.kind == "heads"]
+
+@pytest.mark.parametrize("layer", [Mixing, Alternating])
+def test_heads_that_cannot_be_cut_stay(tools: Any, layer: type[nn.Module]) -> None:
+    """Such a cut would run. That it is wrong must show in weights as timm starts them, where it hardly does."""
+    net = convert(created("deit", depth=8, attn_layer=layer), space(tools, width=None, depth=None), image_size=SIZE)
+    assert {net.fixed[f"blocks.{i}.attn"] for i in range(8)} == {
+        "its channels are coupled in a way that cannot be cut exactly"
+    }
+    assert {dim.kind for dim in net.space.dims} == {"hidden"}
 
 
 @pytest.mark.parametrize(("key", "name"), [("deit", "deit"), ("swin", "swin")])

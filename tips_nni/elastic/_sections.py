@@ -112,12 +112,12 @@ def _last_addition(traced: Trace, block: str) -> str | None:
             continue
         outside = [name for name in node.inputs if name not in branches]
         if len(outside) == len(node.inputs):
-            # A view of what the block has added up so far.
+            # What the block has added up so far, on the way to a branch or to the next addition.
             if len(node.inputs) > 1:
                 return None
             trunk.add(node.name)
         elif node.kind == "add" and len(node.inputs) == 2 and outside:
-            if additions and not _comes_from(nodes, outside[0], additions[-1]):
+            if additions and not _comes_from(nodes, outside[0], additions[-1], viewed=True):
                 return None
             source = source or outside[0]
             additions.append(node.name)
@@ -145,11 +145,14 @@ def _behind(traced: Trace, name: str) -> set[str]:
     return behind - {name}
 
 
-def _comes_from(nodes: Mapping[str, Node], name: str, source: str) -> bool:
-    """Whether `name` is `source`, or made from it by operations without modules (an activation before the block)."""
+def _comes_from(nodes: Mapping[str, Node], name: str, source: str, viewed: bool = False) -> bool:
+    """Whether `name` is `source`, or made from it by operations without modules (an activation before the block).
+
+    With `viewed` only views of `source` count.
+    """
     while name != source:
         node = nodes[name]
-        if node.module is not None or len(node.inputs) != 1:
+        if node.module is not None or len(node.inputs) != 1 or (viewed and node.kind != "view"):
             return False
         (name,) = node.inputs
     return True

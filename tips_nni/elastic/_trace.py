@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
+from tips_nni.elastic.rules import projections
 
 _POOLS = ("Pool", "Mean")
 #: A linear layer on more than vectors is a view, a product and a view to autograd; its module is the last of them.
@@ -207,11 +208,15 @@ def _nodes(graph: tp.DependencyGraph, model: nn.Module) -> list[Node]:
 
 
 def _groups(graph: tp.DependencyGraph, model: nn.Module) -> list[Group]:
-    """Return the coupled channel groups, roots being convolutions and linear layers."""
+    """Return the coupled channel groups, roots being convolutions and linear layers.
+
+    Not those of an attention's queries, keys and values: the graph cannot follow them, and may take minutes to try.
+    """
     paths = {module: name for name, module in model.named_modules()}
     parameters = {id(p): name for name, p in model.named_parameters()}
     result = []
-    for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
+    ignored = [module.get_submodule(name) for module in model.modules() for name in projections(module)]
+    for group in graph.get_all_groups(ignored, root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
         members: dict[tuple[str, bool], Member] = {}
         for item in group:
             module = item.dep.target.module

@@ -165,7 +165,10 @@ def _changing(model: nn.Module, plan: ElasticPlan, dims: list[str], dtype: torch
 
 
 def _randomised(model: nn.Module) -> nn.Module:
-    """Return a copy in which no parameter or statistic is constant, so that every channel is told from the next."""
+    """Return a copy in which no parameter or statistic is constant, so that every channel is told from the next.
+
+    Linear layers that start with small weights get larger ones: with those an attention looks everywhere alike.
+    """
     probe = copy.deepcopy(model).cpu().float().eval()
     generator = torch.Generator().manual_seed(0)
     for name, tensor in [*probe.named_parameters(), *probe.named_buffers()]:
@@ -176,6 +179,8 @@ def _randomised(model: nn.Module) -> nn.Module:
             data.uniform_(0.5, 2.0, generator=generator)
         elif max(data.shape, default=1) == data.numel() or not data.any():
             data.normal_(1.0 if name.endswith("weight") and data.ndim < 2 else 0.5, 0.3, generator=generator)
+        elif data.ndim == 2 and data.square().mean() < 0.25 / data.shape[1]:
+            data.normal_(0.0, data.shape[1] ** -0.5, generator=generator)
     return probe
 
 
