@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import CostTable, NNDegree, PathGraph, SubnetConfig, TipsError, make_policy
-from tips_nni.elastic import Supernet, convert, export_onnx
+from tips_nni.elastic import Supernet, convert, export_onnx, resize
 from tips_nni.elastic._sort import permute_channels, sort_channels
 from tips_nni.latency import kernel_of
 from tips_nni.specs import HeadsSpec, RatioSpec, ResolutionSpec, load_space, load_strategy, strategy_names
@@ -319,6 +319,25 @@ def test_another_resolution_is_refused_with_a_reason(tools: Any) -> None:
         net = converted(key, space(tools, resolution=ResolutionSpec(choices=(16, SIZE))))
         assert "resolution" not in net.space
         assert "a subnet does not run" in net.fixed["resolution"]
+
+
+@pytest.mark.parametrize("key", ["vit", "swin"])
+def test_resolution_is_elastic_where_the_model_takes_any_size(tools: Any, key: str, tmp_path: Any) -> None:
+    name, arguments = MODELS[key]
+    declared = space(tools, resolution=ResolutionSpec(choices=(16, SIZE)))
+    model_arguments = {"img_size": SIZE, "dynamic_img_size": True, **arguments}
+    net = convert(name, declared, image_size=SIZE, num_classes=CLASSES, arguments=model_arguments)
+    randomise(net).eval()
+    assert net.space["resolution"].choices == (16, SIZE)
+    images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    for config in (net.space.smallest, net.space.config({**net.space.largest.as_dict(), "resolution": 16})):
+        extracted, small = net.extract(config), resize(images, 16)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            torch.testing.assert_close(extracted(small[:1]), net(images[:1], config))
+        codes = net.space.encode(config)[None]
+        # The second of the two forwards is the supernet's.
+        assert 2 * 2 * CostTable(net.architecture).flops(codes)[0] == counter.get_total_flops()
+        assert export_onnx(extracted, small, tmp_path / "subnet.onnx") < 1e-3
 
 
 def test_heads_have_shares_of_their_own(tools: Any) -> None:

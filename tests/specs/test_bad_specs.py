@@ -293,7 +293,7 @@ SPACE_ERRORS = [
     ),
     (
         SPACE + "heads:\n  ratios: [0.5]\n",
-        "4: heads: ratios = [0.5] must ascend without repeats and end with 1.0, the backbone itself",
+        "5: heads: ratios = [0.5] must ascend without repeats and end with 1.0, the backbone itself",
     ),
     (SPACE + "heads: {ratios: [1.0], divisor: 8}\n", "4: heads: unknown key 'divisor' (allowed: ratios)"),
     (SPACE + "  divisor: 0\n", "4: width.divisor = 0: must be at least 1 (channels are rounded to multiples of it)"),

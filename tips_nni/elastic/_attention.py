@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from tips_nni.elastic.rules import AttentionRule, find_rule, head_axes, projecti
 _PRODUCTS = ("Bmm", "Baddbmm", "ScaledDotProduct")
 
 
-def fold_attention(model: nn.Module, traced: Trace) -> Trace:
+def fold_attention(model: nn.Module, traced: Trace, called: Collection[str]) -> Trace:
     """Describe every attention module of `model` as one operation and its heads as one group.
 
     The dependency graph sees dozens of operations on tensors of four or five axes there, on which it cannot follow
@@ -23,6 +24,7 @@ def fold_attention(model: nn.Module, traced: Trace) -> Trace:
     Args:
         model: the backbone.
         traced: its operations and coupled groups.
+        called: paths of the modules that map one tensor to one tensor.
 
     Returns:
         The same with an ``attention`` operation, called like the module, in the place of all that happens between
@@ -30,7 +32,7 @@ def fold_attention(model: nn.Module, traced: Trace) -> Trace:
     """
     nodes, groups = traced.nodes, traced.groups
     for path, module in model.named_modules():
-        if not isinstance(find_rule(module), AttentionRule):
+        if path not in called or not isinstance(find_rule(module), AttentionRule):
             continue
         folded = _fold(nodes, path, module)
         if folded is not None:

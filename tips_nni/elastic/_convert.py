@@ -64,11 +64,12 @@ def convert(
         recipe = {"model_name": backbone, **extra}
     else:
         model = backbone
-    ghost = copy.deepcopy(model).to("meta").eval()
+    ghost = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     shapes = {image_size: module_shapes(ghost, in_chans, image_size)}
     # Depends on the graph only: one image of the smallest accepted size would do, but sizes change the graph in
     # backbones that pad, so the real one is traced.
-    traced = fold_attention(model, trace(model, torch.zeros(1, in_chans, image_size, image_size)))
+    traced = trace(model, torch.zeros(1, in_chans, image_size, image_size))
+    traced = fold_attention(model, traced, shapes[image_size])
     stages = find_stages(ghost, traced, image_size, in_chans)
     vectors = frozenset(
         path
