@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tips_nni.core import CostTable, NNDegree, PathGraph, SubnetConfig, TipsError, make_policy
+from tips_nni.core import CostTable, Gate, NNDegree, PathGraph, SubnetConfig, TipsError, make_policy
 from tips_nni.elastic import Supernet, convert, export_onnx, resize
 from tips_nni.elastic._sort import permute_channels, sort_channels
-from tips_nni.latency import kernel_of
+from tips_nni.latency import LatencyTable, load_pack
 from tips_nni.specs import HeadsSpec, RatioSpec, ResolutionSpec, load_space, load_strategy, strategy_names
 
 SIZE = 32
@@ -297,21 +297,32 @@ def test_paths_policies_and_estimates(model: Transformer) -> None:
     codes = space.encode_many([space.smallest, space.largest])
     small, large = NNDegree(architecture).evaluate(codes)
     assert 0 < small < large
-    kernels = {str(kernel_of(op)) for op in architecture.operations if op.kind == "attention"}
-    assert kernels == {"attention-1-1"}
+
+
+def test_latency_is_estimated(model: Transformer) -> None:
+    table, space = LatencyTable(model.net.architecture, load_pack("pixel4_cpu")), model.net.space
+    coverage = table.coverage()
+    assert "attention-1-1" in coverage["estimates"]
+    assert 0 < coverage["covered_flops_share"] < 1
+    name = model.heads()[0]
+    values = [model.change(**{name: heads}) for heads in space[name].choices]
+    times = table.evaluate(space.encode_many(values))
+    assert (np.diff(times) > 0).all()
 
 
 def test_blocks_that_are_left_out_leave_their_additions(model: Transformer) -> None:
-    architecture = model.net.architecture
-    by_output = {op.output: op for op in architecture.operations}
-    depth = [dim for dim in model.net.space.dims if dim.kind == "depth"]
-    for dim in depth:
-        additions = [op for op in architecture.operations if op.kind == "add" and op.gate and op.gate.dim == dim.name]
-        assert len(additions) == 2 * (len(dim.choices) - 1)
-        for addition in additions:
-            sources = [by_output[name] for name in addition.inputs]
-            carried = [source for source in sources if source.kind in ("add", "view", "scale", "linear", "norm")]
-            assert carried
+    operations = model.net.architecture.operations
+    for dim in (dim for dim in model.net.space.dims if dim.kind == "depth"):
+        for level in range(1, len(dim.choices)):
+            gated = [op for op in operations if op.gate == Gate(dim.name, level)]
+            additions = [op for op in gated if op.kind == "add"]
+            assert len(additions) == 2
+            # One branch each, and what it is added to: that exists without the block, or is the first addition.
+            inside = {op.output for op in gated if op.kind not in ("add", "view")}
+            for addition in additions:
+                assert len(inside.intersection(addition.inputs)) == 1
+            paths = {op.name.rsplit(".blocks.", 1)[-1].split(".")[0] for op in gated if op.kind == "linear"}
+            assert len(paths) == 1
 
 
 def test_another_resolution_is_refused_with_a_reason(tools: Any) -> None:
