@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import Mlp
+from timm.models.edgenext import CrossCovarianceAttn
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -397,6 +399,31 @@ def test_heads_that_cannot_be_cut_stay(tools: Any, layer: type[nn.Module]) -> No
         "its channels are coupled in a way that cannot be cut exactly"
     }
     assert {dim.kind for dim in net.space.dims} == {"hidden"}
+
+
+def test_attention_between_channels_is_counted(tools: Any) -> None:
+    """EdgeNeXt's attention: products of channels by channels. Its forward cannot lose heads, and that is found out."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.attn, self.fc = nn.Conv2d(3, 24, 4, 4), CrossCovarianceAttn(24, 3), nn.Linear(24, 5)
+            self.mlp = Mlp(24, 48)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).flatten(2).transpose(1, 2)
+            x = x + self.attn(x)
+            return self.fc((x + self.mlp(x)).mean(1))
+
+    net = convert(Net(), space(tools, depth=None), image_size=16).eval()
+    # Where heads and channels are cut by the same share it would run.
+    assert net.space.names == ("width.mlp.fc1",)
+    assert {"attn", "mlp.fc2"} < set(net.fixed)
+    extracted = net.extract(net.space.smallest)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        extracted(torch.zeros(1, 3, 16, 16))
+    codes = net.space.encode(net.space.smallest)[None]
+    assert CostTable(net.architecture).flops(codes)[0] == counter.get_total_flops() / 2
 
 
 @pytest.mark.parametrize(("key", "name"), [("deit", "deit"), ("swin", "swin")])

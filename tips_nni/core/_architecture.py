@@ -64,7 +64,7 @@ class Operation:
         name: the module's path in the backbone (``layer1.0.conv1``) or a made-up unique name (``add_3``).
         kind: ``conv``; ``linear`` (on the channels, at every position); ``attention`` (both matrix products of a
             multi-head attention, between the layers that make queries, keys and values and the one that reads the
-            result; the first input has the keys; its spatial size is tokens of a sequence by sequences); ``norm``;
+            result; the first input has the keys; spatial sizes are tokens of a sequence by sequences); ``norm``;
             ``scale`` (layer scale, embeddings); ``act``; ``pool``; ``add``, ``mul``, ``concat`` (two or more inputs);
             ``view`` (flatten, permute).
         inputs: names of feature maps.

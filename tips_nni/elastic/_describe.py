@@ -13,7 +13,7 @@ from tips_nni.elastic._dimensions import Dimensions
 from tips_nni.elastic._plan import AxisPlan, LayerPlan
 from tips_nni.elastic._sections import Stage, within
 from tips_nni.elastic._trace import Node, Trace
-from tips_nni.elastic.rules import AttentionRule, channel_axis, find_rule, head_size
+from tips_nni.elastic.rules import AttentionRule, between_channels, channel_axis, find_rule, head_size
 
 #: Operations that put tokens of their own (a class token) beside those that come in.
 _JOINS = ("_ConcatOp",)
@@ -63,6 +63,11 @@ def describe(
             maps[name] = FeatureMap(name, part, tuple(_input_sizes(node, module, shapes)))
             operations.append(Operation(name, "view", inputs, name, gate=gate, type="Part"))
             inputs = (name,)
+        if node.kind == "attention" and between_channels(module):
+            name = f"{node.name}.keys"
+            maps[name] = FeatureMap(name, maps[inputs[0]].axes, ((head_size(module), 1),) * len(shapes))
+            operations.append(Operation(name, "view", inputs[:1], name, gate=gate, type="Transpose"))
+            inputs = (name, *inputs[1:])
         axes = _axes(node, module, dimensions, [maps[name] for name in inputs], space)
         maps[node.name] = FeatureMap(node.name, axes, tuple(table[node.name] for table in outputs))
         operations.append(

@@ -125,8 +125,12 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     with torch.no_grad():
         expected = ghost(torch.empty(2, plan.in_chans, plan.image_size, plan.image_size, device="meta"))
     broken: dict[str, str] = {}
-    for level in range(most - 1):
-        values = [dim.choices[min(level, len(dim.choices) - 1)] for dim in dims]
+    tried = [[dim.choices[min(level, len(dim.choices) - 1)] for dim in dims] for level in range(most - 1)]
+    # One kind alone, too: what is cut by the same share everywhere may fit by chance.
+    kinds = {dim.kind for dim in dims}
+    for kind in sorted(kinds) if len(kinds) > 1 else ():
+        tried.append([dim.choices[0 if dim.kind == kind else -1] for dim in dims])
+    for values in tried:
         if failure(values) is None:
             continue
         # Find out which ones: go from the largest subnet to this one and turn back before every failure.

@@ -1,6 +1,7 @@
 """How a layer of each class is narrowed. A file for each kind of layer; the classes of a rule say which."""
 
 from tips_nni.elastic.rules._attention import AttentionRule as AttentionRule
+from tips_nni.elastic.rules._attention import between_channels as between_channels
 from tips_nni.elastic.rules._attention import head_axes as head_axes
 from tips_nni.elastic.rules._attention import head_size as head_size
 from tips_nni.elastic.rules._attention import projections as projections

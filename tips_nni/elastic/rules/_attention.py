@@ -77,6 +77,11 @@ def head_size(module: Any) -> int:
     return int(module.proj.in_features) // int(module.num_heads)
 
 
+def between_channels(module: Any) -> bool:
+    """Return whether the channels of a head attend to each other, not the tokens (cross-covariance, by temperature)."""
+    return isinstance(getattr(module, "temperature", None), nn.Parameter)
+
+
 def head_axes(module: Any) -> tuple[HeadAxis, ...]:
     """Return all axes that must be cut with the heads of an attention module, its own first."""
     heads, width = int(module.num_heads), int(module.proj.in_features)
