@@ -10,6 +10,7 @@ from tips_nni.core import (
     ElasticDim,
     FeatureMap,
     Operation,
+    PathGraph,
     SearchSpace,
     TabulatedCost,
     Term,
@@ -116,3 +117,39 @@ def test_many_dimensions_and_further_kinds_are_costed_exactly():
         assert flops == weights * 64 + last * 9 * 16 + pair * 16 + last * 16
         assert memory == pytest.approx(4e-6 * 64 * sum(widths))
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+
+
+def test_attention_costs_both_of_its_products_and_its_table_of_every_head():
+    """Two and four heads of 8 channels: queries of 30 tokens look at the keys of 6, or of their own sequence."""
+    space = SearchSpace((ElasticDim("heads.attn", "heads", (2, 4)),))
+    heads, queries = (Axis((16, 32), "heads.attn"),), ((10, 3),)
+    maps = (
+        FeatureMap("input", (Axis((5,)),), queries),
+        FeatureMap("kv", (Axis((32, 64), "heads.attn"),), ((6, 1),)),
+        FeatureMap("q", heads, queries),
+        FeatureMap("cross", heads, queries),
+        FeatureMap("self", heads, queries),
+        FeatureMap("out", (Axis((5,)),), queries),
+    )
+    operations = (
+        Operation("kv", "linear", ("input",), "kv"),
+        Operation("q", "linear", ("input",), "q"),
+        Operation("cross", "attention", ("kv", "q"), "cross", group_width=8),
+        Operation("self", "attention", ("cross",), "self", group_width=8, channel_params=9),
+        Operation("out", "linear", ("self",), "out"),
+    )
+    architecture = Architecture(space, maps, operations)
+    assert Architecture.from_json(architecture.to_json()) == architecture
+    codes = np.array([[0], [1]])
+    table = CostTable(architecture)
+    for code, count in zip(codes, (2, 4), strict=True):
+        width = 8 * count
+        layers = 5 * 2 * width * 6 + 5 * width * 30 + width * 5 * 30
+        products = [2 * count * 30 * keys * 8 for keys in (6, 10)]
+        assert table.flops(code[None])[0] == layers + sum(products)
+        assert table.params(code[None])[0] == 4 * 5 * width + 9 * count
+    # Heads do not mix: a chunk of the result follows the same chunk of what it is made from.
+    graph = PathGraph.from_architecture(architecture)
+    edges = {(graph.node_names[u], graph.node_names[v]) for u, v in zip(graph.source, graph.target, strict=True)}
+    assert ("cross[0:16]", "self[0:16]") in edges
+    assert ("cross[0:16]", "self[16:32]") not in edges

@@ -64,21 +64,25 @@ class Baked(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: one branch, or two one after the other, or one whose shortcut is cropped."""
+    """A residual block: one branch, or two one after the other; or one that is no identity without its branches."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
         self.form = form
         self.a, self.b = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1, stride=2 if form == "cropped" else 1)
-        if form == "two branches":
+        if form in ("two branches", "scaled", "first input again"):
             self.c, self.d = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.form == "cropped":
             return x[:, :, ::2, ::2] + self.b(self.a(x).relu())
-        x = x + self.b(self.a(x).relu())
+        first, x = x, x + self.b(self.a(x).relu())
         if self.form == "two branches":
             x = x + self.d(self.c(x).relu())
+        if self.form == "scaled":
+            x = x.relu() + self.d(self.c(x).relu())
+        if self.form == "first input again":
+            x = x + (first + self.d(self.c(x).relu()))
         return x + self.b(self.a(x)) if self.form == "used twice" else x
 
 
@@ -188,11 +192,22 @@ def test_custom_blocks_can_be_left_out(tools):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["two branches", "cropped"])
-def test_blocks_that_are_not_one_branch_stay(tools, form):
+def test_blocks_of_two_branches_can_be_left_out(tools):
+    """Each branch is added to what came before it, so without both the block hands on its input."""
+    net = custom(tools, Staged("two branches"))
+    assert net.space["depth.stage"].choices == (1, 2, 3)
+    shallow = net.space.config({**net.space.largest.as_dict(), "depth.stage": 1})
+    model = net.backbone
+    torch.testing.assert_close(net(images(), shallow), model.fc(model.stage[0](model.stem(images())).mean((2, 3))))
+    additions = [op for op in net.architecture.operations if op.kind == "add"]
+    assert [op.gate.at_least if op.gate else 0 for op in additions] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("form", ["cropped", "scaled", "first input again"])
+def test_blocks_that_are_not_their_input_plus_branches_stay(tools, form):
     net = custom(tools, Staged(form))
     assert "depth.stage" not in net.space
-    assert net.fixed["depth of stage"] == "stage.2 is not one branch added to its own input"
+    assert net.fixed["depth of stage"] == "stage.2 is not its own input plus branches"
     for config in (net.space.smallest, net.space.largest):
         assert torch.equal(net(images(), config), net.extract(config)(images()))
 
@@ -272,10 +287,22 @@ def test_in_channels(tools):
     assert net.recipe == {"model_name": "resnet10t", "in_chans": 1, "num_classes": 3}
 
 
+class Multiplied(nn.Module):
+    """A product of two feature maps, that no layer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.fc((x @ x.transpose(2, 3)).mean((2, 3)))
+
+
 def test_what_cannot_be_described_exactly_is_refused(tools):
-    """Operations that no cost table counts (attention here) would make every constraint wrong."""
+    """Operations that no cost table counts would make every constraint wrong."""
     with pytest.raises(TipsError, match="cannot be described exactly") as error:
-        convert("vit_tiny_patch16_224", tools.space(), image_size=224, num_classes=7)
+        custom(tools, Multiplied())
     assert "\n" not in str(error.value)
 
 

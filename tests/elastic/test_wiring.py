@@ -52,6 +52,7 @@ PLAIN = [(i, i) for i in range(8)]
         lambda x: x.permute(0, 2, 3, 1).softmax(-1).permute(0, 3, 1, 2),
         lambda x: x.flatten(2).reshape(1, 8, 2, 8),
         lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: torch.cat([x, x * 2], 3),
         lambda x: (x.flatten(2) @ torch.ones(16, 4, device="meta")).view(1, 8, 2, 2),
     ],
 )
@@ -65,6 +66,16 @@ def test_a_concatenation_and_a_slice_move_positions():
     once, twice = sorted((read(g) for g in found if g.members[0].name == "a"), key=len)
     assert once == [(4, 0), (5, 1), (6, 2), (7, 3)]
     assert twice == [(0, 0), (1, 1), (2, 2), (3, 3), (8, 0), (9, 1), (10, 2), (11, 3)]
+
+
+def test_tokens_beside_tokens_share_their_channels():
+    module = Between(lambda x: x, other=nn.Conv2d(3, 8, 1))
+    ghost = ghost_of(module)
+    ghost.forward = lambda x: ghost.b(torch.cat([ghost.a(x), ghost.other(x)], 2))
+    found, _ = find_groups(ghost, torch.empty(1, 3, 4, 4, device="meta"))
+    (group,) = [g for g in found if g.members[0].name == "a"]
+    assert {member.name for member in group.members} == {"a", "other", "b"}
+    assert read(group) == PLAIN
 
 
 def test_equal_parts_are_cut_alike_and_unequal_ones_apart():

@@ -51,6 +51,21 @@ def test_the_written_space_is_the_shown_one(tmp_path: Path, capsys: pytest.Captu
     assert load_space(str(path)).fixed == ("stages.3*",)
 
 
+def test_heads_of_a_transformer_get_a_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    (tmp_path / "general.yaml").write_text("family: general\nhidden: {ratios: [0.5, 1.0]}\n")
+    arguments = ["--arg", "img_size=32", "--arg", "patch_size=8", "--arg", "depth=2"]
+    command = ["convert", "deit_tiny_patch16_224", "--image-size", "32", *arguments, "--output", str(path)]
+    assert main([*command, "--space", str(tmp_path / "general.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "heads.blocks.1.attn" in out
+    assert "blocks.1.attn.qkv" in out
+    written = load_space(str(path))
+    assert written.heads is not None
+    assert written.heads.ratios == (0.5, 1.0)
+    assert written.description == "hidden width per block, heads per attention"
+
+
 def test_loaded_weights_are_sorted_and_the_function_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(3)
     weights = timm.create_model("resnet10t").state_dict()

@@ -198,8 +198,8 @@ RUN_ERRORS = [
     (RUN + "space: mobilnetv2\n", "9: space: unknown search space 'mobilnetv2'; did you mean 'mobilenetv2'? ("),
     (RUN + "space: ./none.yaml\n", "9: space: none.yaml: there is no such file; did you mean 'run.yaml'?"),
     (
-        RUN.replace("resnet10t", "vit_tiny_patch16_224"),
-        "2: backbone.name: no built-in search space fits the backbone 'vit_tiny_patch16_224' (families: convnext, ",
+        RUN.replace("resnet10t", "beit_base_patch16_224"),
+        "2: backbone.name: no built-in search space fits the backbone 'beit_base_patch16_224' (families: convnext, ",
     ),
     (
         RUN.replace("kind: digits", "kind: npz\n  path: no.npz"),
@@ -266,7 +266,7 @@ def test_bad_run(tmp_path: Path, text: str, expected: str) -> None:
 
 
 SPACE_ERRORS = [
-    ("family: mine\n", " has no elastic dimension; add width, hidden, depth or resolution"),
+    ("family: mine\n", " has no elastic dimension; add width, hidden, heads, depth or resolution"),
     (
         SPACE.replace("[0.5, 1.0]", "[1.0, 0.5]"),
         "3: width: ratios = [1.0, 0.5] must ascend without repeats and end with 1.0, the backbone itself",
@@ -291,6 +291,11 @@ SPACE_ERRORS = [
         SPACE.replace("[0.5, 1.0]", "\n    - 0.5\n    - 1.5"),
         "5: width.ratios[1] = 1.5: must be at most 1 (shares in ascending order; the last is 1.0)",
     ),
+    (
+        SPACE + "heads:\n  ratios: [0.5]\n",
+        "5: heads: ratios = [0.5] must ascend without repeats and end with 1.0, the backbone itself",
+    ),
+    (SPACE + "heads: {ratios: [1.0], divisor: 8}\n", "4: heads: unknown key 'divisor' (allowed: ratios)"),
     (SPACE + "  divisor: 0\n", "4: width.divisor = 0: must be at least 1 (channels are rounded to multiples of it)"),
     (SPACE + "depth: 2\n", "4: depth = 2: must be a mapping of keys to values, not an integer (blocks of a stage)"),
     (SPACE + "depth:\n  min: 0\n", "5: depth.min = 0: must be at least 1 (blocks that every stage keeps)"),
@@ -309,7 +314,7 @@ SPACE_ERRORS = [
     ),
     (
         SPACE.replace("width", "widht"),
-        "2: unknown key 'widht'; did you mean 'width'? (allowed: depth, description, family, fixed, hidden, matches, resolution, width)",
+        "2: unknown key 'widht'; did you mean 'width'? (allowed: depth, description, family, fixed, heads, hidden, matches, resolution, width)",
     ),
 ]
 

@@ -315,8 +315,8 @@ def test_options_of_the_search_belong_to_its_algorithm(tmp_path: Path) -> None:
 
 
 def test_the_families_are_there() -> None:
-    families = {"resnet", "mobilenetv2", "mobilenetv3", "efficientnet", "mnasnet", "regnet", "convnext", "vgg"}
-    assert families <= set(space_names())
+    convolutional = {"resnet", "mobilenetv2", "mobilenetv3", "efficientnet", "mnasnet", "regnet", "convnext", "vgg"}
+    assert convolutional | {"deit", "swin"} <= set(space_names())
     assert {"flash", "tips", "tips_path", "uniform", "global_width", "attentive"} <= set(strategy_names())
 
 
@@ -339,13 +339,16 @@ def test_examples_are_valid(path: Path) -> None:
         ("regnety_002", "regnet"),
         ("convnext_atto", "convnext"),
         ("vgg11_bn", "vgg"),
+        ("deit_tiny_patch16_224", "deit"),
+        ("vit_small_patch32_224", "deit"),
+        ("swin_tiny_patch4_window7_224", "swin"),
     ],
 )
 def test_space_for(backbone: str, family: str) -> None:
     assert space_for(backbone) == family
 
 
-@pytest.mark.parametrize("backbone", ["resnetv2_50", "vit_tiny_patch16_224", "convnextv2_atto", "", "RESNET50"])
+@pytest.mark.parametrize("backbone", ["resnetv2_50", "beit_base_patch16_224", "convnextv2_atto", "", "RESNET50"])
 def test_no_space_fits(backbone: str) -> None:
     with pytest.raises(
         TipsError, match=re.escape(f"backbone {backbone!r} (families: {', '.join(space_names())}); write")

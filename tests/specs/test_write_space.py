@@ -7,7 +7,16 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tips_nni.specs import DepthSpec, RatioSpec, ResolutionSpec, SpaceSpec, load_space, space_names, space_yaml
+from tips_nni.specs import (
+    DepthSpec,
+    HeadsSpec,
+    RatioSpec,
+    ResolutionSpec,
+    SpaceSpec,
+    load_space,
+    space_names,
+    space_yaml,
+)
 
 shares = st.floats(0.01, 0.99).map(lambda value: round(value, 3))
 ratios = st.sets(shares, max_size=4).map(lambda values: (*sorted(values), 1.0))
@@ -26,6 +35,7 @@ spaces = st.builds(
     matches=st.lists(texts, max_size=3).map(tuple),
     width=widths,
     hidden=widths,
+    heads=st.none() | st.builds(HeadsSpec, ratios=ratios),
     depth=st.builds(DepthSpec, min=st.integers(1, 9)),
     resolution=resolutions,
     fixed=st.lists(texts, max_size=3).map(tuple),
@@ -36,7 +46,9 @@ lines = st.lists(st.text(max_size=200).filter(str.isprintable), max_size=3)
 @given(spaces, lines)
 def test_a_space_comes_back(tmp_path_factory, space: SpaceSpec, header: list[str]) -> None:
     path: Path = tmp_path_factory.mktemp("space") / "space.yaml"
-    path.write_text(space_yaml(space, header, dict.fromkeys(("width", "depth", "resolution", "fixed"), header)))
+    path.write_text(
+        space_yaml(space, header, dict.fromkeys(("width", "heads", "depth", "resolution", "fixed"), header))
+    )
     assert load_space(str(path)) == space
     assert max(map(len, path.read_text().splitlines())) <= 210  # long words stay whole
 

@@ -23,6 +23,7 @@ from tips_nni.core._cost import CostTable as CostTable
 from tips_nni.core._cost import TabulatedCost as TabulatedCost
 from tips_nni.core._cost import Term as Term
 from tips_nni.core._cost import inputs_of_group as inputs_of_group
+from tips_nni.core._cost import multiply_adds as multiply_adds
 from tips_nni.core._cost import operation_terms as operation_terms
 from tips_nni.core._cost import weights_of as weights_of
 from tips_nni.core._dtmc import Chain as Chain

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._space import Codes, SearchSpace
 
-OpKind = Literal["conv", "linear", "filter", "norm", "scale", "act", "pool", "add", "mul", "concat", "view"]
+OpKind = Literal[
+    "conv", "linear", "attention", "filter", "norm", "scale", "act", "pool", "add", "mul", "concat", "view"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +64,26 @@ class Operation:
 
     Attributes:
         name: the module's path in the backbone (``layer1.0.conv1``) or a made-up unique name (``add_3``).
-        kind: ``conv``; ``linear`` (on the channels, at every position);
-            ``filter`` (each channel by itself, with weights that no layer has: a blur, a weighted mean over all
-            positions, then with the kernel (0, 0)); ``norm``; ``scale`` (layer scale);
-            ``act``; ``pool``; ``add``, ``mul``, ``concat`` (two or more inputs); ``view`` (flatten, permute).
+        kind: ``conv``; ``linear`` (on the channels, at every position); ``attention`` (both matrix products of a
+            multi-head attention, between the layers that make queries, keys and values and the one that reads the
+            result; the first input has the keys; spatial sizes are tokens of a sequence by sequences); ``filter``
+            (each channel by itself, with weights that no layer has: a blur, a weighted mean over all positions, then
+            with the kernel (0, 0)); ``norm``; ``scale`` (layer scale, embeddings); ``act``; ``pool``; ``add``,
+            ``mul``, ``concat`` (two or more inputs); ``view`` (flatten, permute).
         inputs: names of feature maps.
         output: name of a feature map; each one is the output of exactly one operation, the network's input of none.
         kernel: (height, width), for ``conv``, ``filter`` and ``pool``.
         stride: (vertical, horizontal).
-        group_width: input channels of one group of a grouped convolution; None where dense, 1 where depthwise.
+        group_width: input channels of one group of a grouped convolution; None where dense, 1 where depthwise. The
+            channels of one head of an ``attention``.
         groups: of a grouped convolution whose groups all become narrower; its `group_width` is None.
         bias: whether there is one bias per output channel.
-        channel_params: further parameters per output channel (2 for an affine norm, 1 for layer scale).
+        channel_params: further parameters per output channel (2 for an affine norm, 1 for layer scale); of an
+            ``attention``: per head.
         params: further parameters that do not depend on any width (a scalar gain).
         gate: the depth at which the operation exists; None where always. A gated operation whose subnet is
             shallower does not exist, and neither does its output, except for an ``add``: it is then the identity
-            of its first input that is not gated by the same gate.
+            of its first input that exists, one without the same gate, or another such ``add``.
         type: the class name of the module (``Conv2d``, ``BatchNormAct2d``, ``SiLU``), for people and kernels.
     """
 

@@ -227,13 +227,14 @@ class TabulatedCost(CostModel):
 class CostTable:
     """Exact costs of every subnet of an architecture.
 
-    A multiply-add counts as one FLOP, as the mobile field counts; only convolutions, filters and linear layers count.
+    A multiply-add counts as one FLOP, as the mobile field counts; convolutions, filters, linear layers and the matrix
+    products of attention count.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         space = architecture.space
         self.space = space
-        self._flops = TabulatedCost("mflops", "M", space, operation_terms(architecture, _multiply_adds), scale=1e-6)
+        self._flops = TabulatedCost("mflops", "M", space, operation_terms(architecture, multiply_adds), scale=1e-6)
         self._params = TabulatedCost("params_m", "M", space, operation_terms(architecture, _parameters), scale=1e-6)
         self._memory = TabulatedCost(
             "memory_mb", "MB", space, operation_terms(architecture, _activations), combine=np.maximum, scale=4e-6
@@ -270,13 +271,17 @@ def inputs_of_group(operation: Operation, cin: NDArray[np.int64]) -> NDArray[np.
     return cin // (operation.groups or 1)
 
 
-def _multiply_adds(
+def multiply_adds(
     operation: Operation,
     cin: NDArray[np.int64],
     cout: NDArray[np.int64],
     size_in: NDArray[np.int64],
     size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
+    """Return the multiply-adds of an operation for arrays of shapes (see `OperationCost`), shape (M,)."""
+    if operation.kind == "attention":
+        # Queries by keys, and their softmax by values: every output position looks at all tokens of its sequence.
+        return np.asarray(2 * cout * size_out.prod(axis=1) * size_in[:, 0], dtype=np.int64)
     if operation.kind == "filter":
         height, width = operation.kernel
         kernel = np.asarray(height * width if height else size_in.prod(axis=1))
@@ -291,6 +296,8 @@ def _parameters(
     _size_in: NDArray[np.int64],
     _size_out: NDArray[np.int64],
 ) -> NDArray[np.int64]:
+    if operation.kind == "attention":
+        return cout // (operation.group_width or 1) * operation.channel_params + operation.params
     return weights_of(operation, cin, cout) + cout * (operation.channel_params + int(operation.bias)) + operation.params
 
 

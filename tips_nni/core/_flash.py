@@ -15,7 +15,7 @@ from tips_nni.core._feasible import check_feasible, descend
 from tips_nni.core._nn_degree import NNDegree
 from tips_nni.core._refinement import Moves, Refinement, Score, merit_of, violation_of
 from tips_nni.core._relaxation import Relaxation, kind_groups
-from tips_nni.core._space import Codes
+from tips_nni.core._space import CHANNEL_KINDS, Codes
 
 Vector = NDArray[np.float64]
 
@@ -50,8 +50,8 @@ class FlashSolver:
     Published (FLASH 2021): a hierarchical search by simplicial homology global optimisation (SHGO) over relaxed
     architecture parameters, with analytical constraints. Our reading, in three stages:
 
-    1. SHGO over one variable for each kind of dimension (width, hidden width, depth, resolution), which scales all of
-       that kind together;
+    1. SHGO over one variable for each kind of dimension (width, hidden width, heads, depth, resolution), which scales
+       all of that kind together;
     2. SHGO over one variable for each cell of the network, which shifts the dimensions of that cell around the result
        of the first stage;
     3. the local minima of both, rounded, and random subnets near them are improved and repaired on the exact tables,
@@ -171,7 +171,7 @@ class FlashSolver:
 def _cell_groups(degree: NNDegree) -> list[list[int]]:
     """Return the columns of ordered dimensions by cell: a dimension belongs to the first cell that sees it."""
     space = degree.space
-    free = {i for i, dim in enumerate(space.dims) if dim.kind in ("width", "hidden", "depth")}
+    free = {i for i, dim in enumerate(space.dims) if dim.kind in CHANNEL_KINDS | {"depth"}}
     groups: list[list[int]] = []
     for dims in degree.cell_dims:
         own = [i for i in dims if i in free]

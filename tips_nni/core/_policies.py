@@ -10,7 +10,7 @@ from tips_nni.core._architecture import Architecture
 from tips_nni.core._errors import TipsError
 from tips_nni.core._graph import PathGraph
 from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, cost_table, register_policy
-from tips_nni.core._space import Codes
+from tips_nni.core._space import CHANNEL_KINDS, Codes
 
 
 class UniformPolicy(Policy):
@@ -25,7 +25,7 @@ class GlobalWidthPolicy(Policy):
 
     def _draw(self, rng: np.random.Generator, n: int) -> Codes:
         codes = self.space.sample(rng, n)
-        widths = [i for i, dim in enumerate(self.space.dims) if dim.kind in ("width", "hidden")]
+        widths = [i for i, dim in enumerate(self.space.dims) if dim.kind in CHANNEL_KINDS]
         share = rng.random((n, 1))
         codes[:, widths] = (share * self.space.sizes[widths]).astype(np.int64)
         return codes

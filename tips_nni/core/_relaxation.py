@@ -112,7 +112,7 @@ class Relaxation:
 
 
 def kind_groups(space: SearchSpace) -> list[list[int]]:
-    """Return the columns of width, hidden width, depth and resolution; dimensions without an order are in none."""
-    kinds = ("width", "hidden", "depth", "resolution")
+    """Return the columns of each kind of dimension; those of dimensions without an order are in none."""
+    kinds = ("width", "hidden", "heads", "depth", "resolution")
     groups = [[i for i, dim in enumerate(space.dims) if dim.kind == kind] for kind in kinds]
     return [group for group in groups if group]

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from tips_nni.core._errors import TipsError, unknown
 
-DimKind = Literal["width", "hidden", "depth", "resolution", "choice"]
+DimKind = Literal["width", "hidden", "heads", "depth", "resolution", "choice"]
+#: Kinds that cut channels: all layers that they reach become narrower.
+CHANNEL_KINDS = frozenset({"width", "hidden", "heads"})
 Codes = NDArray[np.int64]
 
 
@@ -23,10 +25,11 @@ class ElasticDim:
     """One elastic dimension.
 
     Attributes:
-        name: unique in the space, e.g. ``width.layer1``, ``hidden.layer1.0``, ``depth.layer1``, ``resolution``.
-        kind: ``width`` (channels of a coupled group), ``hidden`` (channels inside one block), ``depth`` (blocks
-            kept in a stage), ``resolution`` (side of the square input in pixels) or ``choice`` (the number, from 1, of
-            one of several operations that exclude each other; these have no order).
+        name: unique in the space, e.g. ``width.layer1``, ``hidden.layer1.0``, ``heads.blocks.0.attn``,
+            ``depth.layer1``, ``resolution``.
+        kind: ``width`` (channels of a coupled group), ``hidden`` (channels inside one block), ``heads`` (heads of
+            one attention), ``depth`` (blocks kept in a stage), ``resolution`` (side of the square input in pixels) or
+            ``choice`` (the number, from 1, of one of several operations that exclude each other; these have no order).
         choices: strictly ascending positive integers; but for ``choice`` the last one is the backbone's own value.
     """
 

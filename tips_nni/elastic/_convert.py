@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tips_nni.core import SearchSpace
+from tips_nni.elastic._attention import fold_attention
 from tips_nni.elastic._backbone import create_backbone
 from tips_nni.elastic._describe import describe
 from tips_nni.elastic._dimensions import choose_dimensions
@@ -63,11 +64,12 @@ def convert(
         recipe = {"model_name": backbone, **extra}
     else:
         model = backbone
-    ghost = ghost_of(model)
+    ghost = ghost_of(model).requires_grad_(False)
     shapes = {image_size: module_shapes(ghost, in_chans, image_size)}
     # Depends on the graph only: one image of the smallest accepted size would do, but sizes change the graph in
     # backbones that pad, so the real one is traced.
     traced = trace(model, ghost, torch.zeros(1, in_chans, image_size, image_size))
+    traced = fold_attention(model, traced, shapes[image_size])
     stages = find_stages(ghost, traced, image_size, in_chans)
     vectors = frozenset(
         path

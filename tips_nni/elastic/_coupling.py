@@ -45,6 +45,7 @@ class Group:
         unit: how many, one after the other, must be kept or cut together.
         reason: why they cannot be cut at all, or None.
         ordered: whether they cannot be put in another order.
+        attention: the path of the attention module whose heads they are, or None.
     """
 
     channels: int
@@ -52,6 +53,7 @@ class Group:
     unit: int = 1
     reason: str | None = None
     ordered: bool = False
+    attention: str | None = None
 
 
 def find_groups(model: nn.Module, images: Tensor) -> tuple[tuple[Group, ...], Components]:

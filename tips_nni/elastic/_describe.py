@@ -14,7 +14,10 @@ from tips_nni.elastic._dimensions import Dimensions
 from tips_nni.elastic._plan import AxisPlan, LayerPlan
 from tips_nni.elastic._sections import Stage, within
 from tips_nni.elastic._trace import Node, Trace
-from tips_nni.elastic.rules import channel_axis, find_rule
+from tips_nni.elastic.rules import between_channels, channel_axis, find_rule, head_size
+
+#: Operations that put tokens of their own (a class token) beside those that come in.
+_JOINS = ("_ConcatOp",)
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -57,11 +60,16 @@ def describe(
         module = modules.get(node.module) if node.module is not None else None
         gate = gates.get(node.name)
         part = _part(node, module, dimensions, [maps[name] for name in inputs], space)
-        if part is not None:
+        if part is not None and module is not None:
             name = f"{node.name}.input"
             maps[name] = FeatureMap(name, part, tuple(_input_sizes(node, module, shapes)))
             operations.append(Operation(name, "view", inputs, name, gate=gate, type="Part"))
             inputs = (name,)
+        if node.kind == "attention" and between_channels(module):
+            name = f"{node.name}.keys"
+            maps[name] = FeatureMap(name, maps[inputs[0]].axes, ((head_size(module), 1),) * len(shapes))
+            operations.append(Operation(name, "view", inputs[:1], name, gate=gate, type="Transpose"))
+            inputs = (name, *inputs[1:])
         axes = _axes(node, module, dimensions, [maps[name] for name in inputs], space)
         groups = _groups_alike(node, module, dimensions)
         maps[node.name] = FeatureMap(node.name, axes, tuple(table[node.name] for table in outputs))
@@ -73,7 +81,7 @@ def describe(
                 output=node.name,
                 kernel=node.kernel if node.kind == "filter" else _pair(getattr(module, "kernel_size", 1)),
                 stride=node.stride if node.kind == "filter" else _pair(getattr(module, "stride", 1)),
-                group_width=None if groups else _group_width(module),
+                group_width=None if groups else _group_width(node, module),
                 groups=groups,
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
                 channel_params=_channel_params(node, module, parameters, counted),
@@ -91,8 +99,10 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
 
 
-def _group_width(module: nn.Module | None) -> int | None:
-    """Return the input channels of a group, None where dense."""
+def _group_width(node: Node, module: nn.Module | None) -> int | None:
+    """Return the input channels of a group, None where dense; the channels of a head."""
+    if node.kind == "attention":
+        return head_size(module)
     if not isinstance(module, nn.Conv2d) or module.groups == 1:
         return None
     return module.in_channels // module.groups
@@ -117,6 +127,10 @@ def _channel_params(
     """Return the parameters per output channel that are not a layer's weights and biases; note all as counted."""
     if node.kind == "filter":
         return 0
+    if node.kind == "attention":
+        counted.update(node.parameters)
+        # Per head.
+        return sum(parameters[name].numel() for name in node.parameters) // int(module.num_heads)  # type: ignore[union-attr, arg-type]
     own = {} if module is None else {f"{node.module}.{name}": p for name, p in module.named_parameters()}
     bare = {name: parameters[name] for name in node.parameters}
     if isinstance(module, nn.Conv2d | nn.Linear):
@@ -176,10 +190,10 @@ def _input_size(table: Shapes, side: int | None) -> tuple[int, int]:
 
 
 def spatial_size(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int]:
-    """Return (height, width) of a tensor: of images, of tokens (count, 1) or of vectors (1, 1)."""
+    """Return (height, width) of one image's tensor: of a map, of vectors (1, 1), or (tokens, sequences)."""
     if len(shape) == 4:
         return (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
-    return (shape[1], 1) if len(shape) == 3 else (1, 1)
+    return (shape[1], shape[0]) if len(shape) == 3 else (1, 1)
 
 
 def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) -> dict[str, tuple[int, int]]:
@@ -201,7 +215,7 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
             if consumer.module is not None:
                 return module_size(consumer.module, 0)
         for consumer in consumers.get(name, []):
-            if consumer.kind in ("act", "view", "scale") and depth < 8:
+            if consumer.kind in ("act", "view", "scale") and consumer.type not in _JOINS and depth < 8:
                 return wanted(consumer.name, depth + 1)
         return None
 
@@ -212,8 +226,9 @@ def _spatial_of(traced: Trace, modules: Mapping[str, nn.Module], table: Shapes) 
         elif node.kind == "filter" and node.kernel != (0, 0):
             (height, width), (down, right) = sizes[node.inputs[0]], node.stride
             sizes[node.name] = wanted(node.name) or (-(-height // down), -(-width // right))
-        elif node.kind in ("pool", "view", "filter"):
-            sizes[node.name] = wanted(node.name) or (sizes[node.inputs[0]] if node.kind == "view" else (1, 1))
+        elif node.kind in ("pool", "view", "filter") or (node.kind == "scale" and node.type in _JOINS):
+            pooled = node.kind in ("pool", "filter")
+            sizes[node.name] = wanted(node.name) or ((1, 1) if pooled else sizes[node.inputs[0]])
         else:
             sizes[node.name] = max((sizes[name] for name in node.inputs), key=lambda s: s[0] * s[1])
     return sizes
@@ -231,6 +246,10 @@ def _axes(
         channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
         layer = dimensions.layers.get(node.name)
         return _axes_of(layer.outputs if layer is not None else None, channels, space)
+    if node.kind == "attention":
+        layer = dimensions.layers.get(node.name)
+        heads = _axes_of(layer.outputs if layer is not None else None, int(module.num_heads), space)  # type: ignore[union-attr, arg-type]
+        return tuple(Axis(tuple(size * head_size(module) for size in axis.sizes), axis.dim) for axis in heads)
     if node.kind == "concat":
         return tuple(axis for fm in inputs for axis in fm.axes)
     return inputs[0].axes
@@ -285,7 +304,7 @@ def _summed(axes: Iterable[Axis]) -> dict[str | None, tuple[int, ...]]:
     return totals
 
 
-def _input_sizes(node: Node, module: nn.Module | None, shapes: Sequence[Shapes]) -> list[tuple[int, int]]:
+def _input_sizes(node: Node, module: nn.Module, shapes: Sequence[Shapes]) -> list[tuple[int, int]]:
     """Return (height, width) of a layer's input for each resolution choice."""
     return [spatial_size(table[node.name][0], module is not None and channels_last(module)) for table in shapes]
 

@@ -73,16 +73,19 @@ def choose_dimensions(
             continue
         dense = [name for name in producers if getattr(modules[name], "groups", 1) == 1] or producers
         kind, name = _name(dense, group, stages, taken)
-        taken.add(name)
+        if kind != "heads":
+            taken.add(name)
         reason = refused.get(f"{kind}.{name}") or _reason(group, modules, dense, vectors, spec, name)
-        ratios: RatioSpec | None = spec.hidden if kind == "hidden" else spec.width
+        ratios = _ratios(spec, kind)
         if reason is None and ratios is None:
             reason = f"the space declares no {kind}"
         choices: tuple[int, ...] = ()
         if reason is None and ratios is not None:
             choices = _choices(group.channels, ratios, group.unit)
             if len(choices) < 2:
-                reason = f"every ratio rounds to its {group.channels} channels (divisor {ratios.divisor})"
+                reason = f"every ratio rounds to its {group.channels} " + (
+                    "heads" if kind == "heads" else f"channels (divisor {ratios.divisor})"
+                )
         if reason is not None:
             result.fixed[name] = reason
             continue
@@ -123,7 +126,12 @@ def choose_dimensions(
 
 
 def _name(dense: Sequence[str], group: Group, stages: Sequence[Stage], taken: set[str]) -> tuple[DimKind, str]:
-    """Return (kind, name): ``hidden`` where all members lie in one block, named by the block or by the producer."""
+    """Return (kind, name): ``hidden`` where all members lie in one block, named by the block or by the producer.
+
+    The heads of an attention have its name.
+    """
+    if group.attention is not None:
+        return "heads", group.attention
     for stage in stages:
         for block in stage.blocks:
             if all(within(member.name, block) for member in group.members):
@@ -176,6 +184,14 @@ def _even(member: Member, channels: int) -> bool:
     return len(np.unique(np.bincount(member.root, minlength=channels))) == 1
 
 
+def _ratios(spec: SpaceSpec, kind: DimKind) -> RatioSpec | None:
+    """Return the shares that a space declares for a kind of channels; those of heads are the hidden ones by default."""
+    if kind == "heads":
+        declared = spec.heads or spec.hidden
+        return None if declared is None else RatioSpec(ratios=declared.ratios, divisor=1)
+    return spec.hidden if kind == "hidden" else spec.width
+
+
 def _choices(channels: int, ratios: RatioSpec, unit: int) -> tuple[int, ...]:
     """Return distinct ascending channel counts, multiples of the divisor and of `unit`, ending with `channels`."""
     step = math.lcm(ratios.divisor, unit)
@@ -203,7 +219,7 @@ def _sides(spec: SpaceSpec, image_size: int) -> tuple[int, ...]:
 
 
 def _depths(stages: Sequence[Stage], spec: SpaceSpec, refused: Mapping[str, str], result: Dimensions) -> None:
-    """Add a depth dimension for every stage whose last blocks add their own input."""
+    """Add a depth dimension for every stage whose last blocks are residual."""
     for stage in stages:
         name = f"depth.{stage.name}"
         needed = max((i + 1 for i, addition in enumerate(stage.skippable) if addition is None), default=1)
@@ -215,7 +231,7 @@ def _depths(stages: Sequence[Stage], spec: SpaceSpec, refused: Mapping[str, str]
         elif len(stage.blocks) == 1:
             reason = "it has one block"
         elif needed >= len(stage.blocks):
-            reason = f"{stage.blocks[-1]} is not one branch added to its own input"
+            reason = f"{stage.blocks[-1]} is not its own input plus branches"
         elif first >= len(stage.blocks):
             reason = "the space keeps all its blocks"
         elif name in refused:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,6 +31,7 @@ def export_onnx(module: nn.Module, images: Tensor, path: str | Path, *, toleranc
     Raises:
         TipsError: the exported file computes something else.
     """
+    module = _for_one_size(module, images)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.onnx")
@@ -36,6 +39,8 @@ def export_onnx(module: nn.Module, images: Tensor, path: str | Path, *, toleranc
         with warnings.catch_warnings(), torch.no_grad():
             # The tracing exporter is the one that makes plain operators in seconds; torch announces its retirement.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
+            # Models that check their input's size read it from the trace: the file keeps that size, as promised.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             torch.onnx.export(
                 module,
                 (images,),
@@ -56,6 +61,17 @@ def export_onnx(module: nn.Module, images: Tensor, path: str | Path, *, toleranc
     finally:
         temporary.unlink(missing_ok=True)
     return difference
+
+
+def _for_one_size(module: nn.Module, images: Tensor) -> nn.Module:
+    """Return a module for images of one size: ONNX has no operator that resamples position embeddings as timm does."""
+    if not getattr(module, "dynamic_img_size", False) or not isinstance(
+        getattr(module, "pos_embed", None), nn.Parameter
+    ):
+        return module
+    fixed: Any = copy.deepcopy(module)
+    fixed.set_input_size(img_size=tuple(images.shape[-2:]))
+    return fixed  # type: ignore[no-any-return]
 
 
 def compare_onnx(module: nn.Module, images: Tensor, path: Path) -> tuple[float, float]:

@@ -159,7 +159,7 @@ def follow(known: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any]
     if not found or not outputs:
         return [None] * len(outputs)
     if name in ("cat", "stack"):
-        return [_joined(func, args, kwargs, get, name == "stack")]
+        return [_joined(known, func, args, kwargs, get, name == "stack")]
     if name in _PRODUCTS:
         left, right = [t for t in inputs if isinstance(t, Tensor)][-2:]
         return [_product(known, left, right, get)]
@@ -209,7 +209,7 @@ def _moved(
     return results
 
 
-def _joined(func: Any, args: Sequence[Any], kwargs: dict[str, Any], get: Any, stacked: bool) -> Tensor:
+def _joined(known: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], get: Any, stacked: bool) -> Tensor:
     """Return the labels of a concatenation."""
     tensors = args[0]
     axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
@@ -219,6 +219,12 @@ def _joined(func: Any, args: Sequence[Any], kwargs: dict[str, Any], get: Any, st
     lengths = [max(p.shape[a] for p in parts) for a in range(ndim)]
     if not stacked:
         axis %= ndim
+        labelled = [part for part in parts if varying(part)]
+        if labelled and len(labelled) == len(parts) and all(part.shape[axis] == 1 for part in parts):
+            # Tokens beside tokens: the channels lie along another axis, and each one is the same in all parts.
+            for part in parts[1:]:
+                known.join(parts[0], part)
+            return parts[0]
     full = []
     for part, tensor in zip(parts, tensors, strict=True):
         shape = list(lengths)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tips_nni.core import SubnetConfig, TipsError
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan, Kept
-from tips_nni.elastic.rules import rule_for, shallow, take
+from tips_nni.elastic.rules import channel_axis, rule_for, shallow, take
 
 #: BatchNorm statistics of a subnet: ``{"<path>.running_mean" | "<path>.running_var": tensor}``.
 Statistics = Mapping[str, Tensor]
@@ -94,8 +94,7 @@ def narrow(
         for name, parameter in view._parameters.items():
             bare = plan.layers.get(f"{path}.{name}" if path else name)
             if bare is not None and parameter is not None:
-                axis = max(i for i, size in enumerate(parameter.shape) if size > 1)
-                view._parameters[name] = take(parameter, kept(bare.outputs), axis)
+                view._parameters[name] = take(parameter, kept(bare.outputs), channel_axis(parameter))
         if isinstance(view, nn.modules.batchnorm._BatchNorm) and view.running_mean is not None:
             if view.training:
                 view.track_running_stats = False

@@ -22,7 +22,7 @@ class Stage:
     Attributes:
         name: path of the module that holds them.
         blocks: their paths, in order.
-        skippable: for each block the name of its residual addition, or None where it has none.
+        skippable: for each block the name of its last residual addition, or None where it is not residual.
     """
 
     name: str
@@ -91,47 +91,69 @@ def _flows(ghost: nn.Module, image_size: int, in_chans: int) -> dict[str, tuple[
 
 
 def _residual_additions(traced: Trace, blocks: list[str]) -> dict[str, str]:
-    """Return, for each block that is one branch added to the block's own input, the name of that addition."""
-    found: dict[str, str] = {}
-    for block in blocks:
-        own = {node.name for node in traced.nodes if node.module is not None and within(node.module, block)}
-        branch = set(own)
-        for node in traced.nodes:
-            if node.module is None and branch.intersection(node.inputs):
-                if node.kind == "add" and len(node.inputs) == 2 and not branch.issuperset(node.inputs):
-                    if _bypasses(traced, own, branch, node):
-                        found[block] = node.name
-                    break
-                branch.add(node.name)
-    return found
+    """Return, for each residual block, the name of its last addition."""
+    found = {block: _last_addition(traced, block) for block in blocks}
+    return {block: addition for block, addition in found.items() if addition is not None}
 
 
-def _bypasses(traced: Trace, own: set[str], branch: set[str], addition: Node) -> bool:
-    """Whether the addition's other input is all that enters a block, and the addition all that leaves it.
+def _last_addition(traced: Trace, block: str) -> str | None:
+    """Return the addition with which a residual block ends, or None where the block is not residual.
 
-    Args:
-        traced: all operations.
-        own: nodes of the block's modules.
-        branch: those and the nodes between them and the addition.
-        addition: adds the branch to something else.
+    A block is residual if it is its own input plus one or more branches, one after the other: each of its additions
+    takes what the one before it gave (the first: what enters the block) and a branch of the block's modules; nothing
+    but that enters a branch, and nothing but the last addition's result leaves the block. Without its branches such a
+    block is the identity, so that an identity can take its place.
     """
     nodes = {node.name: node for node in traced.nodes}
-    (source,) = (name for name in addition.inputs if name not in branch)
-    after = {addition.name}
+    own = {node.name for node in traced.nodes if node.module is not None and within(node.module, block)}
+    branches, trunk, additions = set(own), set[str](), list[str]()
+    source = ""
     for node in traced.nodes:
-        if after.intersection(node.inputs):
-            after.add(node.name)
-        if node is not addition and node.name not in branch and branch.intersection(node.inputs):
-            return False
-    entries = {name for member in branch for name in nodes[member].inputs if name not in branch}
-    return not after & own and all(_comes_from(nodes, entry, source) for entry in entries)
+        if node.module is not None or not (branches | trunk).intersection(node.inputs):
+            continue
+        outside = [name for name in node.inputs if name not in branches]
+        if len(outside) == len(node.inputs):
+            # What the block has added up so far, on the way to a branch or to the next addition.
+            if len(node.inputs) > 1:
+                return None
+            trunk.add(node.name)
+        elif node.kind == "add" and len(node.inputs) == 2 and outside:
+            if additions and not _comes_from(nodes, outside[0], additions[-1], viewed=True):
+                return None
+            source = source or outside[0]
+            additions.append(node.name)
+            trunk.add(node.name)
+            if not _behind(traced, node.name) & own:
+                break
+        else:
+            branches.add(node.name)
+    if not additions or _behind(traced, additions[-1]) & own:
+        return None
+    inner = branches | trunk - {additions[-1]}
+    for node in traced.nodes:
+        if node.name not in branches | trunk and inner.intersection(node.inputs):
+            return None
+    entries = {name for member in branches for name in nodes[member].inputs if name not in branches | trunk}
+    return additions[-1] if all(_comes_from(nodes, entry, source) for entry in entries) else None
 
 
-def _comes_from(nodes: Mapping[str, Node], name: str, source: str) -> bool:
-    """Whether `name` is `source`, or made from it by operations without modules (an activation before the block)."""
+def _behind(traced: Trace, name: str) -> set[str]:
+    """Return the operations that depend on `name`."""
+    behind = {name}
+    for node in traced.nodes:
+        if behind.intersection(node.inputs):
+            behind.add(node.name)
+    return behind - {name}
+
+
+def _comes_from(nodes: Mapping[str, Node], name: str, source: str, viewed: bool = False) -> bool:
+    """Whether `name` is `source`, or made from it by operations without modules (an activation before the block).
+
+    With `viewed` only views of `source` count.
+    """
     while name != source:
         node = nodes[name]
-        if node.module is not None or len(node.inputs) != 1:
+        if node.module is not None or len(node.inputs) != 1 or (viewed and node.kind != "view"):
             return False
         (name,) = node.inputs
     return True

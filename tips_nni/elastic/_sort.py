@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tips_nni.core._space import CHANNEL_KINDS
 from tips_nni.elastic._coupling import unit_of
 from tips_nni.elastic._plan import AxisPlan, ElasticPlan
-from tips_nni.elastic.rules import rule_for
+from tips_nni.elastic.rules import channel_axis, rule_for
 
 
 @torch.no_grad()
@@ -20,20 +21,20 @@ def sort_channels(model: nn.Module, plan: ElasticPlan) -> None:
     """Permute the channels of every elastic group so that the most important lead; in place.
 
     Importance of a channel is the sum of the L1 norms of the weights that make it (Li et al., Pruning Filters for
-    Efficient ConvNets, 2017), over all layers of the coupled group. Channels of grouped convolutions move by whole
-    groups.
+    Efficient ConvNets, 2017), over all layers of the coupled group; that of a head, of the weights that read it too.
+    Channels of grouped convolutions move by whole groups, those of an attention by heads.
     """
     scores = {
         dim.name: torch.zeros(dim.choices[-1], dtype=torch.float64)
         for dim in plan.space.dims
-        if dim.kind in ("width", "hidden") and dim.name not in plan.ordered
+        if dim.kind in CHANNEL_KINDS and dim.name not in plan.ordered
     }
+    heads = {dim.name for dim in plan.space.dims if dim.kind == "heads"}
     for _, axis, tensor, direction in _tensors(model, plan):
-        if direction == "out" and tensor.ndim > 1:
-            norms = tensor.detach().abs().flatten(1).sum(1).double().cpu()
-            for piece in axis.pieces:
-                if piece.dim not in scores:
-                    continue
+        pieces = [p for p in axis.pieces if p.dim in scores and (direction == "out" or p.dim in heads)]
+        if pieces and direction != "bare" and tensor.ndim > 1:
+            norms = tensor.detach().movedim(_axis(tensor, direction), 0).abs().flatten(1).sum(1).double().cpu()
+            for piece in pieces:
                 scores[piece.dim].index_add_(0, torch.from_numpy(piece.root), norms[torch.from_numpy(piece.index)])
     units = channel_units(model, plan)
     orders = {
@@ -92,7 +93,7 @@ def _axis(tensor: Tensor, direction: str) -> int:
     if direction == "in":
         return 1
     if direction == "bare":
-        return max(i for i, size in enumerate(tensor.shape) if size > 1)
+        return channel_axis(tensor)
     return 0
 
 

@@ -19,7 +19,11 @@ from tips_nni.elastic._meta import UNFIT, QuickNorms, copied, first_line
 from tips_nni.elastic._wiring import Components
 
 _POOLS = ("Pool", "Mean")
-_VIEWS = ("View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Expand", "Alias")
+#: A linear layer on more than vectors is a view, a product and a view to autograd; its module is the last of them.
+_VIEWS = (
+    "View", "Reshape", "Permute", "Transpose", "Squeeze", "Unsqueeze", "Clone", "Slice", "Select", "Expand", "Alias",
+    "Addmm", "Mm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Node:
         type: the module's class name, or the autograd function's.
         module: the module's path, or None.
         inputs: names of nodes; empty where the input is the network's own.
-        parameters: paths of bare parameters that scale this node's output channels (layer scale).
+        parameters: paths of bare parameters, channel by channel, that go into this node (layer scale, embeddings).
         kernel: (height, width) of a filter; (0, 0) where it is as large as its input.
         stride: of a filter.
     """
@@ -108,7 +112,7 @@ def _kind(module: nn.Module, inputs: int, scaled: bool) -> OpKind:
         return "linear"
     if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
         return "norm"
-    if isinstance(module, tp.ops._ConcatOp):
+    if isinstance(module, tp.ops._ConcatOp) and (inputs > 1 or not scaled):
         return "concat"
     function = str(getattr(module, "_grad_fn", type(module).__name__))
     if function.startswith("Convolution") or (function.startswith("Bmm") and inputs > 1):
@@ -247,8 +251,12 @@ def module_shapes(
         with _recorded(ghost) as shapes, torch.no_grad(), QuickNorms():
             ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
     except UNFIT as error:
+        # timm's models that are made for one image size can be made for another.
+        argument = (
+            f"give the backbone the argument img_size: {image_size}, or " if hasattr(ghost, "set_input_size") else ""
+        )
         raise TipsError(
             f"{type(ghost).__name__} does not accept images of {image_size}×{image_size} with {in_chans} channels "
-            f"({first_line(error)}); choose another image size, most often a larger one"
+            f"({first_line(error)}); {argument}choose another image size, most often a larger one"
         ) from error
     return shapes

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tips_nni.core import Architecture, Codes, ElasticDim, SubnetConfig, TipsError
+from tips_nni.core._space import CHANNEL_KINDS
 from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
 from tips_nni.elastic._meta import UNFIT, MultiplyAdds, QuickNorms, copied, first_line
 from tips_nni.elastic._narrow import narrow
@@ -90,7 +91,11 @@ def _described(architecture: Architecture, codes: Codes) -> tuple[dict[str, tupl
             continue
         inputs = sum(int(architecture.channels(name, codes)[0]) for name in op.inputs)
         outputs = int(architecture.channels(op.output, codes)[0])
-        params += op.channel_params * outputs + op.params
+        params += op.channel_params * (outputs if op.kind != "attention" else outputs // (op.group_width or 1))
+        params += op.params
+        if op.kind == "attention":
+            keys = int(architecture.spatial(op.inputs[0], codes)[0, 0])
+            flops += 2 * keys * outputs * int(architecture.spatial(op.output, codes)[0].prod())
         if op.kind == "filter":
             positions = int(architecture.spatial(op.inputs[0], codes)[0].prod())
             kernel = op.kernel[0] * op.kernel[1] or positions
@@ -126,8 +131,13 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     with torch.no_grad(), QuickNorms():
         expected = ghost(torch.empty(2, plan.in_chans, plan.image_size, plan.image_size, device="meta"))
     broken: dict[str, str] = {}
-    for level in range(most - 1):
-        values = [dim.choices[-1 if dim.name in broken else _place(dim, level, most)] for dim in dims]
+    tried = [[_place(dim, level, most) for dim in dims] for level in range(most - 1)]
+    # One kind alone, too: what is cut by the same share everywhere may fit by chance.
+    kinds = {dim.kind for dim in dims}
+    for kind in sorted(kinds) if len(kinds) > 1 else ():
+        tried.append([0 if dim.kind == kind else -1 for dim in dims])
+    for places in tried:
+        values = [dim.choices[-1 if dim.name in broken else place] for dim, place in zip(dims, places, strict=True)]
         passing = 0
         while (reason := failure(values)) is not None:
             # Find out which one it is: the first so many dimensions at this level pass, one more fails.
@@ -154,7 +164,7 @@ def _place(dim: ElasticDim, level: int, levels: int) -> int:
 def _rewired(ghost: nn.Module, plan: ElasticPlan, wired: Components) -> dict[str, str]:
     """Return the dimensions with which a layer of a narrow subnet reads others than the channels that are left."""
     dims = plan.space.dims
-    narrowest = {dim.name: dim.choices[0 if dim.kind in ("width", "hidden") else -1] for dim in dims}
+    narrowest = {dim.name: dim.choices[0 if dim.kind in CHANNEL_KINDS else -1] for dim in dims}
     config = plan.space.config(narrowest)
     view = narrow(ghost, plan, config)
     side = plan.resolution(config)
@@ -180,7 +190,7 @@ def _rewired(ghost: nn.Module, plan: ElasticPlan, wired: Components) -> dict[str
 
 def _wrongly_coupled(model: nn.Module, plan: ElasticPlan) -> dict[str, str]:
     """Return the dimensions whose channels cannot be permuted without changing the function."""
-    dims = [dim.name for dim in plan.space.dims if dim.kind in ("width", "hidden") and dim.name not in plan.ordered]
+    dims = [dim.name for dim in plan.space.dims if dim.kind in CHANNEL_KINDS and dim.name not in plan.ordered]
     # Rounding grows with depth: what fails in single precision gets a second look in double.
     if not _changing(model, plan, dims, torch.float32) or not _changing(model, plan, dims, torch.float64):
         return {}
@@ -205,7 +215,8 @@ def _changing(model: nn.Module, plan: ElasticPlan, dims: list[str], dtype: torch
 def _randomised(model: nn.Module) -> nn.Module:
     """Return a copy in which no parameter or statistic is constant, so that every channel is told from the next.
 
-    Weights that stay as they are share their memory with the original.
+    Weights that stay as they are share their memory with the original. Linear layers that start with small weights get
+    larger ones: with those an attention looks everywhere alike.
     """
     probe = copied(model, lambda tensor: tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()).eval()
     generator = torch.Generator().manual_seed(0)
@@ -214,13 +225,16 @@ def _randomised(model: nn.Module) -> nn.Module:
         if not data.is_floating_point() or not data.numel():
             continue
         constant = not data.flatten()[0] and not data.any()
-        if constant or max(data.shape, default=1) == data.numel():
-            fresh = torch.empty_like(data)
-            if name.endswith("running_var"):
-                fresh.uniform_(0.5, 2.0, generator=generator)
-            else:
-                fresh.normal_(1.0 if name.endswith("weight") and data.ndim < 2 else 0.5, 0.3, generator=generator)
-            tensor.data = fresh
+        fresh = torch.empty_like(data)
+        if name.endswith("running_var"):
+            fresh.uniform_(0.5, 2.0, generator=generator)
+        elif constant or max(data.shape, default=1) == data.numel():
+            fresh.normal_(1.0 if name.endswith("weight") and data.ndim < 2 else 0.5, 0.3, generator=generator)
+        elif data.ndim == 2 and data.square().mean() < 0.25 / data.shape[1]:
+            fresh.normal_(0.0, data.shape[1] ** -0.5, generator=generator)
+        else:
+            continue
+        tensor.data = fresh
     return probe
 
 

@@ -19,8 +19,12 @@ FEATURES = ("launch", "macs", "macs/4", "macs/8", "macs/16", "macs/32", "input",
 
 #: Kernels that the packs are fitted on.
 FITTED = ("conv", "dwconv", "fc", "add", "maxpool")
-#: Kernels that the measurements lack; their time is estimated from the bytes that they move.
-ESTIMATED = ("groupconv", "avgpool", "mul", "act", "norm", "concat")
+#: Kernels that the measurements lack and that multiply; they go by the dense convolutions.
+MULTIPLYING = ("groupconv", "attention")
+#: Kernels that the measurements lack; their time is estimated from the bytes that they move, but for those above.
+ESTIMATED = (*MULTIPLYING, "avgpool", "mul", "act", "norm", "concat")
+#: Kernels whose multiply-adds and weights count.
+_COUNTED = ("conv", "dwconv", "fc", *MULTIPLYING)
 #: Activations that a device runs as a part of the convolution before them.
 _FUSED_ACTIVATIONS = ("relu", "identity", "hardtanh", "threshold")
 
@@ -58,8 +62,8 @@ def kernel_of(operation: Operation) -> Kernel | None:
             return Kernel("dwconv", size, stride) if size else Kernel("avgpool", 2, 2)
         case "linear":
             return Kernel("fc")
-        case "add":
-            return Kernel("add")
+        case "add" | "attention":
+            return Kernel(operation.kind)
         case "mul" | "concat":
             return Kernel(operation.kind)
         case "pool":
@@ -82,7 +86,7 @@ def features(kernel: Kernel, cin: Ints, cout: Ints, size_in: Ints, size_out: Int
         cout: output channels, shape (M,).
         size_in: (height, width) of the input, shape (M, 2).
         size_out: (height, width) of the output, shape (M, 2).
-        per_group: input channels that one output channel reads, shape (M,).
+        per_group: input channels that one output channel reads (of an attention: keys and values), shape (M,).
     """
     positions = size_out.prod(axis=1)
     window = kernel.size**2
@@ -90,12 +94,12 @@ def features(kernel: Kernel, cin: Ints, cout: Ints, size_in: Ints, size_out: Int
     for block in (1, 4, 8, 16, 32):
         depth = per_group if kernel.type in ("dwconv", "groupconv") else _round_up(per_group, block)
         columns.append(_round_up(cout, block) * depth * window * positions / 1e6)
-    if kernel.type not in ("conv", "dwconv", "groupconv", "fc"):
+    if kernel.type not in _COUNTED:
         columns[1:] = [np.zeros(len(cin))] * 5
     columns.append(cin * size_in.prod(axis=1) / 1e6)
     columns.append(cout * positions / 1e6)
     weights = cout * per_group * window / 1e6
-    columns.append(weights if kernel.type in ("conv", "dwconv", "groupconv", "fc") else np.zeros(len(cin)))
+    columns.append(weights if kernel.type in _COUNTED else np.zeros(len(cin)))
     return np.stack(columns, axis=1).astype(np.float64)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tips_nni.core import TipsError, unknown
-from tips_nni.latency._kernels import ESTIMATED, FEATURES, FITTED, Kernel, features
+from tips_nni.latency._kernels import ESTIMATED, FEATURES, FITTED, MULTIPLYING, Kernel, features
 
 FORMAT = "tips-nni latency pack 1"
 _FOLDER = Path(__file__).parent / "packs"
@@ -121,7 +121,7 @@ class PredictorPack:
             return np.array(own), "fitted"
         moved = np.zeros(len(FEATURES))
         moved[FEATURES.index("input")] = moved[FEATURES.index("output")] = self.per_element_ms
-        if moves_only or (kernel.type in ESTIMATED and kernel.type != "groupconv"):
+        if moves_only or (kernel.type in ESTIMATED and kernel.type not in MULTIPLYING):
             return moved, "estimate"
         # A type that was never measured goes by the dense convolutions.
         rows = [(key, row) for key, row in self.coefficients.items() if any(row)]

@@ -14,8 +14,8 @@ from tips_nni.core import (
     Operation,
     TabulatedCost,
     inputs_of_group,
+    multiply_adds,
     operation_terms,
-    weights_of,
 )
 from tips_nni.latency._kernels import kernel_of
 from tips_nni.latency._pack import PredictorPack
@@ -55,7 +55,9 @@ class LatencyTable(CostModel):
         kernel = kernel_of(operation)
         if kernel is None:
             return np.zeros(len(cin))
-        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, inputs_of_group(operation, cin))
+        # Every output of an attention reads all keys and all values of its sequence.
+        per_group = 2 * size_in[:, 0] if operation.kind == "attention" else inputs_of_group(operation, cin)
+        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group)
 
     def coverage(self) -> dict[str, Any]:
         """Return how much of the largest subnet the pack was fitted for.
@@ -77,8 +79,8 @@ class LatencyTable(CostModel):
             source = self.pack.coefficients_of(kernel)[1]
             cin = np.sum([self._architecture.channels(name, largest) for name in operation.inputs], axis=0)
             cout = self._architecture.channels(operation.output, largest)
-            positions = self._architecture.spatial(operation.output, largest).prod(axis=1)
-            flops[source] += int((weights_of(operation, cin, cout) * positions)[0])
+            sizes = [self._architecture.spatial(name, largest) for name in (operation.inputs[0], operation.output)]
+            flops[source] += int(multiply_adds(operation, cin, cout, *sizes)[0])
             counts[source] += 1
             named[source].add(str(kernel))
         if self._architecture.input.spatial[-1][0] < 112:

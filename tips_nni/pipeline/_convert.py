@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tips_nni.core import CostTable, TipsError, write_text
 from tips_nni.elastic import Supernet, convert, create_backbone
-from tips_nni.specs import DepthSpec, RatioSpec, SpaceSpec, load_space, matching_space, space_yaml
+from tips_nni.specs import DepthSpec, HeadsSpec, RatioSpec, SpaceSpec, load_space, matching_space, space_yaml
 
 #: For backbones without a space of their own.
 GENERAL = SpaceSpec(
@@ -31,7 +31,7 @@ _RESOLUTION = (
     "  ratios: [0.57, 0.72, 0.86, 1.0]",
     "  divisor: 32",
 )
-_KINDS = ("width", "hidden", "depth", "resolution")
+_KINDS = ("width", "hidden", "heads", "depth", "resolution")
 
 
 def convert_backbone(
@@ -126,8 +126,15 @@ def _in_chans(model: torch.nn.Module) -> int:
 def _written(backbone: str, declared: SpaceSpec, supernet: Supernet) -> SpaceSpec:
     """Return the space to write: the declared one, for this backbone, without what cannot be elastic in it."""
     kinds = [kind for kind in _KINDS if any(dim.kind == kind for dim in supernet.space.dims)]
-    words = {"width": "width per coupled group", "hidden": "hidden width per block", "depth": "depth per stage"}
+    words = {
+        "width": "width per coupled group",
+        "hidden": "hidden width per block",
+        "heads": "heads per attention",
+        "depth": "depth per stage",
+    }
     changes: dict[str, Any] = {kind: None for kind in _KINDS if kind not in kinds}
+    if "heads" in kinds and declared.heads is None and declared.hidden is not None:
+        changes["heads"] = HeadsSpec(ratios=declared.hidden.ratios)
     description = ", ".join(words.get(kind, kind) for kind in kinds)
     return declared.model_copy(
         update={**changes, "family": backbone, "description": description, "matches": (backbone,)}

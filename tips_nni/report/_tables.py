@@ -44,7 +44,7 @@ def front_table(front: Sequence[Row], target: str, limit: int = 20) -> Table:
 def describe_subnet(subnet: Mapping[str, int]) -> str:
     """Describe a subnet in a few words: the range of its widths, its depths, its resolution."""
     parts = []
-    for kind in ("width", "hidden"):
+    for kind in ("width", "hidden", "heads"):
         values = [value for name, value in subnet.items() if name.startswith(f"{kind}.")]
         if values:
             parts.append(f"{kind} {min(values)}–{max(values)}")

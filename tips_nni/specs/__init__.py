@@ -13,6 +13,7 @@ from tips_nni.specs._models import ConstraintsSpec as ConstraintsSpec
 from tips_nni.specs._models import DataSpec as DataSpec
 from tips_nni.specs._models import DepthSpec as DepthSpec
 from tips_nni.specs._models import ExportSpec as ExportSpec
+from tips_nni.specs._models import HeadsSpec as HeadsSpec
 from tips_nni.specs._models import PolicySpec as PolicySpec
 from tips_nni.specs._models import RatioSpec as RatioSpec
 from tips_nni.specs._models import ResolutionSpec as ResolutionSpec

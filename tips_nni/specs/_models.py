@@ -233,6 +233,17 @@ class RatioSpec(Spec):
         return self
 
 
+class HeadsSpec(Spec):
+    """Shares of an attention's heads that a subnet may keep."""
+
+    ratios: tuple[Ratio, ...] = Field(min_length=1, description="shares in ascending order; the last is 1.0")
+
+    @model_validator(mode="after")
+    def _ascends_to_one(self) -> HeadsSpec:
+        _check_ratios(self.ratios)
+        return self
+
+
 class DepthSpec(Spec):
     """Blocks of a stage that a subnet may leave out, the last ones first."""
 
@@ -268,14 +279,15 @@ class SpaceSpec(Spec):
     matches: tuple[Text, ...] = Field((), description="patterns of timm model names, * for any text")
     width: RatioSpec | None = Field(None, description="channels between blocks")
     hidden: RatioSpec | None = Field(None, description="channels inside a block")
+    heads: HeadsSpec | None = Field(None, description="heads of an attention; left out: the ratios of hidden")
     depth: DepthSpec | None = Field(None, description="blocks of a stage")
     resolution: ResolutionSpec | None = Field(None, description="side of the input")
     fixed: tuple[Text, ...] = Field((), description="patterns of module names that stay as they are")
 
     @model_validator(mode="after")
     def _has_a_dimension(self) -> SpaceSpec:
-        if not (self.width or self.hidden or self.depth or self.resolution):
-            raise ValueError("has no elastic dimension; add width, hidden, depth or resolution")
+        if not (self.width or self.hidden or self.heads or self.depth or self.resolution):
+            raise ValueError("has no elastic dimension; add width, hidden, heads, depth or resolution")
         return self
 
 

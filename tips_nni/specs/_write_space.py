@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from tips_nni.specs._models import DepthSpec, RatioSpec, ResolutionSpec, SpaceSpec
+from tips_nni.specs._models import DepthSpec, HeadsSpec, RatioSpec, ResolutionSpec, SpaceSpec
 from tips_nni.specs._yaml import dump
 
 _WIDTH = 120
@@ -14,6 +14,7 @@ _MEANING = {
     "matches": "The timm models that it is for; * stands for any text.",
     "width": "Channels between blocks. Layers that are tied by residual additions are cut together.",
     "hidden": "Channels inside a block; blocks are independent of each other here.",
+    "heads": "Heads of a block's attention, cut as a whole: queries, keys and values together.",
     "depth": "Blocks of a stage. The last ones leave first; blocks that change size or channels always stay.",
     "resolution": "Side of the input. It needs no weights: a smaller side is the cheapest way to fewer multiply-adds.",
     "fixed": 'Modules that stay as they are: patterns of the names above, for example - "layer4*".',
@@ -28,13 +29,13 @@ def space_yaml(space: SpaceSpec, header: Sequence[str], notes: Mapping[str, Sequ
     Args:
         space: what to write.
         header: lines for the head of the file, without the comment sign.
-        notes: lines for a section: ``width``, ``hidden``, ``depth``, ``resolution`` or ``fixed``. Sections that the
-            space does not declare are written as comments, with their notes.
+        notes: lines for a section: ``width``, ``hidden``, ``heads``, ``depth``, ``resolution`` or ``fixed``. Sections
+            that the space does not declare are written as comments, with their notes.
     """
     parts = [_comment(header), dump(space.model_dump(include={"family", "description"})).rstrip()]
     if space.matches:
         parts.append(_comment([_MEANING["matches"]]) + "\nmatches:\n" + _items(space.matches))
-    for name in ("width", "hidden", "depth", "resolution"):
+    for name in ("width", "hidden", "heads", "depth", "resolution"):
         body = _section(name, getattr(space, name))
         if body is None and name not in notes:
             continue
@@ -45,12 +46,14 @@ def space_yaml(space: SpaceSpec, header: Sequence[str], notes: Mapping[str, Sequ
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _section(name: str, value: RatioSpec | DepthSpec | ResolutionSpec | None) -> str | None:
+def _section(name: str, value: RatioSpec | HeadsSpec | DepthSpec | ResolutionSpec | None) -> str | None:
     """Return a section without its comments, None where the space does not declare it."""
     if value is None:
         return None
     if isinstance(value, DepthSpec):
         return f"{name}:\n  min: {value.min}  # blocks that every stage keeps"
+    if isinstance(value, HeadsSpec):
+        return f"{name}:\n  ratios: [{', '.join(map(str, value.ratios))}]  # shares of the backbone's heads"
     numbers = value.ratios if isinstance(value, RatioSpec) or value.ratios is not None else value.choices
     key = "choices" if isinstance(value, ResolutionSpec) and value.ratios is None else "ratios"
     meaning = _RATIOS if isinstance(value, RatioSpec) else "# the last is the size of the data's images"

@@ -1,5 +1,10 @@
 """How a layer of each class is narrowed. A file for each kind of layer; the classes of a rule say which."""
 
+from tips_nni.elastic.rules._attention import AttentionRule as AttentionRule
+from tips_nni.elastic.rules._attention import between_channels as between_channels
+from tips_nni.elastic.rules._attention import head_axes as head_axes
+from tips_nni.elastic.rules._attention import head_size as head_size
+from tips_nni.elastic.rules._attention import projections as projections
 from tips_nni.elastic.rules._channelwise import BlurRule as BlurRule
 from tips_nni.elastic.rules._channelwise import PReLURule as PReLURule
 from tips_nni.elastic.rules._channelwise import ScaleRule as ScaleRule
@@ -18,6 +23,7 @@ from tips_nni.elastic.rules._standard import ConvRule as ConvRule
 from tips_nni.elastic.rules._standard import LinearRule as LinearRule
 
 for rule in (
+    AttentionRule(),
     ConvRule(),
     LinearRule(),
     BatchNormRule(),
