@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tips_nni.core import CostTable, replacing
 from tips_nni.elastic import Supernet, convert, export_onnx
-from tips_nni.elastic._sort import sort_channels
+from tips_nni.elastic._narrow import materialise
 from tips_nni.specs import DepthSpec, RatioSpec, SpaceSpec
 
 CLASSES = 8
@@ -141,13 +141,17 @@ def measured(family: Family, subnets: int) -> Row:
         plain = timm.create_model(family.model, num_classes=CLASSES, **family.arguments).eval()
         images = torch.randn(1, 3, family.size, family.size)
         row.peer = prune_alone(plain, images, CLASSES)
+        randomise(plain)
         model = copy.deepcopy(plain)
         gc.collect()
         start = time.process_time()
         net = convert(model, SPACE, image_size=family.size)
         row.seconds = time.process_time() - start
         net.eval()
-        randomise(net.backbone)
+        with torch.no_grad():
+            # A conversion orders the channels of a module with weights.
+            ordered, before = copy.deepcopy(net.backbone).double(), copy.deepcopy(plain).double()
+            row.ordered = distance(ordered(images.double()), before(images.double()))
         plain.load_state_dict(net.backbone.state_dict())
         describe(row, net)
         compare(row, net, plain, images, subnets)
@@ -224,19 +228,15 @@ def compare(row: Row, net: Supernet, plain: nn.Module, images: Tensor, subnets: 
         row.onnx = export_onnx(exported, images, Path(folder) / "subnet.onnx") / scale
     net.double()
     images = images.double()
-    expected = net(images)
-    other = copy.deepcopy(net)
-    sort_channels(other.backbone, other.plan)
-    row.ordered = distance(other(images), expected)
-    del other
     codes = space.sample(np.random.default_rng(0), subnets)
     row.subnets, row.flops_exact = 0.0, True
     for code in codes:
         config = space.decode(code)
-        extracted = net.extract(config)
+        view = net.view(config)
+        extracted = materialise(view).eval()
         with FlopCounterMode(display=False) as counter:
             alone = extracted(images)
-        row.subnets = max(row.subnets, distance(net(images, config), alone))
+        row.subnets = max(row.subnets, distance(view(images), alone))
         counted = (int(table.flops(code[None])[0]), int(table.params(code[None])[0]))
         found = (counter.get_total_flops() // 2, sum(p.numel() for p in extracted.parameters()))
         row.flops_exact &= counted == found

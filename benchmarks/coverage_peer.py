@@ -13,8 +13,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-#: seconds of one core for one backbone, twice what a conversion may take
-LIMIT = 10.0
+#: seconds of one core for one backbone, what a conversion may take
+LIMIT = 5.0
 
 
 @contextlib.contextmanager
