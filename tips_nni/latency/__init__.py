@@ -1,15 +1,31 @@
 """Predicted latency: packs for real devices, fitted on measurements, and the table over a search space."""
 
+from tips_nni.latency._evaluate import Quality as Quality
+from tips_nni.latency._evaluate import held_out as held_out
+from tips_nni.latency._evaluate import predict_records as predict_records
 from tips_nni.latency._fit import DEVICES as DEVICES
-from tips_nni.latency._fit import Record as Record
-from tips_nni.latency._fit import evaluate as evaluate
 from tips_nni.latency._fit import fit_pack as fit_pack
-from tips_nni.latency._fit import predict_records as predict_records
-from tips_nni.latency._fit import read_records as read_records
-from tips_nni.latency._kernels import FEATURES as FEATURES
+from tips_nni.latency._kernels import KERNEL_TYPES as KERNEL_TYPES
 from tips_nni.latency._kernels import Kernel as Kernel
+from tips_nni.latency._kernels import Shapes as Shapes
+from tips_nni.latency._kernels import feature as feature
 from tips_nni.latency._kernels import kernel_of as kernel_of
+from tips_nni.latency._lookup import KernelRow as KernelRow
+from tips_nni.latency._lookup import LookupTable as LookupTable
+from tips_nni.latency._lookup import read_table as read_table
+from tips_nni.latency._lookup import write_table as write_table
+from tips_nni.latency._model import KernelModel as KernelModel
 from tips_nni.latency._pack import PredictorPack as PredictorPack
 from tips_nni.latency._pack import load_pack as load_pack
 from tips_nni.latency._pack import pack_names as pack_names
+from tips_nni.latency._pack import read_pack as read_pack
+from tips_nni.latency._records import Record as Record
+from tips_nni.latency._records import read_records as read_records
+from tips_nni.latency._records import write_records as write_records
+from tips_nni.latency._table import KernelPredictor as KernelPredictor
+from tips_nni.latency._table import LatencyModel as LatencyModel
 from tips_nni.latency._table import LatencyTable as LatencyTable
+from tips_nni.latency._table import check_coverage as check_coverage
+from tips_nni.latency._table import kernels_in as kernels_in
+from tips_nni.latency._target import latency_model as latency_model
+from tips_nni.latency._target import load_predictor as load_predictor

@@ -12,7 +12,7 @@ import torch
 
 from tips_nni.core import CostModel, CostTable, Policy, TipsError, make_policy
 from tips_nni.elastic import Supernet, convert
-from tips_nni.latency import LatencyTable, load_pack
+from tips_nni.latency import LatencyModel, latency_model
 from tips_nni.specs import RunSpec, StrategySpec, load_space, load_strategy
 from tips_nni.training import ImageData, check_training, load_data
 
@@ -38,7 +38,7 @@ class Parts:
     data: ImageData
     supernet: Supernet
     table: CostTable
-    latency: LatencyTable
+    latency: LatencyModel
     policy: Policy
 
     @property
@@ -68,7 +68,12 @@ def prepare(spec: RunSpec) -> Parts:
         arguments=spec.backbone.args,
     )
     table = CostTable(supernet.architecture)
-    latency = LatencyTable(supernet.architecture, load_pack(spec.constraints.target))
+    latency = latency_model(
+        spec.constraints.target,
+        supernet.architecture,
+        backbone=spec.backbone.name,
+        coverage=spec.constraints.coverage,
+    )
     policy = make_policy(strategy.policy.name, supernet.architecture, strategy.policy.options)
     return Parts(spec, strategy, data, supernet, table, latency, policy)
 

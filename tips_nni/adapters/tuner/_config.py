@@ -96,7 +96,12 @@ def write_experiment(
 
 def machine_paths(spec: RunSpec) -> list[str]:
     """Return the paths in a run that must also be there on other machines."""
-    named = {"data.path": spec.data.path, "backbone.checkpoint_path": spec.backbone.checkpoint_path}
+    target = spec.constraints.target
+    named = {
+        "data.path": spec.data.path,
+        "backbone.checkpoint_path": spec.backbone.checkpoint_path,
+        "constraints.target": target if Path(target).is_absolute() else None,
+    }
     return [f"{key} = {path}" for key, path in named.items() if path is not None]
 
 

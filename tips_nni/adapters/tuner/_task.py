@@ -25,7 +25,7 @@ from tips_nni.core import (
     make_search,
     unknown,
 )
-from tips_nni.latency import LatencyTable, load_pack
+from tips_nni.latency import latency_model
 from tips_nni.specs import ARCHITECTURE, RUN_SPEC, ConstraintsSpec, RunSpec, SearchSpec, load_run, load_strategy
 
 
@@ -61,7 +61,12 @@ class SearchTask:
     @property
     def costs(self) -> Mapping[str, CostModel]:
         """Every cost by its name: mflops, params_m, memory_mb, latency_ms."""
-        latency = LatencyTable(self.architecture, load_pack(self.constraints.target))
+        latency = latency_model(
+            self.constraints.target,
+            self.architecture,
+            backbone=self.spec.backbone.name,
+            coverage=self.constraints.coverage,
+        )
         return {**CostTable(self.architecture).models(), latency.name: latency}
 
     def search(self, seed: int) -> SearchAlgorithm:
