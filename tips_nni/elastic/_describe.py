@@ -82,10 +82,19 @@ def describe(
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
                 channel_params=_channel_params(node, module, parameters),
                 gate=gate,
-                type=type(module).__name__ if module is not None else node.type,
+                type=_type_of(node, module),
             )
         )
     return Architecture(space, tuple(maps.values()), tuple(operations))
+
+
+def _type_of(node: Node, module: nn.Module | None) -> str:
+    """Return the class name of the module, with that of the activation in a normalisation: ``BatchNormAct2d+SiLU``."""
+    if module is None:
+        return node.type
+    inner = getattr(module, "act", None)
+    name = type(module).__name__
+    return f"{name}+{type(inner).__name__}" if node.kind == "norm" and isinstance(inner, nn.Module) else name
 
 
 def _pair(value: Any) -> tuple[int, int]:

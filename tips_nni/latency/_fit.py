@@ -176,8 +176,11 @@ def _solve(problem: Design, latency: Floats, ridge: float) -> Floats:
 def _upper(problem: Design, latency: Floats) -> Floats:
     """Return the largest sensible coefficient of every column, see `_MOST`."""
     upper = np.full(len(problem.columns), np.inf)
-    names = np.array([name for _, _, name in problem.columns])
-    for name in ("launch", "input", "output"):
+    # The few weights of a depthwise convolution stand for its channels, each of which may need a start of its own.
+    names = np.array(
+        ["" if kernel.type == "dwconv" and name == "weights" else name for kernel, _, name in problem.columns]
+    )
+    for name in ("launch", "input", "output", "weights"):
         total = problem.networks[:, names == name].sum(axis=1)
         if (total > 0).any():
             upper[names == name] = _MOST * float((latency[total > 0] / total[total > 0]).min())

@@ -97,12 +97,19 @@ def kernel_of(operation: Operation) -> Kernel | None:
         case "pool":
             return Kernel("maxpool" if "max" in operation.type.lower() else "avgpool", 2, 2)
         case "norm":
-            return None if "batchnorm" in operation.type.lower() else Kernel("norm")
+            name, _, activation = operation.type.lower().partition("+")
+            if "batchnorm" not in name:
+                return Kernel("norm")
+            return Kernel("act") if activation and not _is_fused(activation) else None
         case "act":
-            fused = any(word in operation.type.lower() for word in _FUSED_ACTIVATIONS)
-            return None if fused else Kernel("act")
+            return None if _is_fused(operation.type.lower()) else Kernel("act")
         case _:
             return None
+
+
+def _is_fused(activation: str) -> bool:
+    """Tell whether an activation runs as a part of what is before it; a norm traced in two is one."""
+    return any(word in activation for word in (*_FUSED_ACTIVATIONS, "batchnorm", "layernorm"))
 
 
 def check_feature(name: str) -> None:

@@ -150,8 +150,11 @@ class PredictorPack:
         times = model.evaluate(kernel, shapes)
         beyond = self._beyond(kernel, model, shapes.per_group)
         if beyond.any():
-            wider = self._widest(kernel)
-            times[beyond] = np.maximum(times[beyond], wider.evaluate(kernel, shapes.pick(beyond)))
+            far = shapes.pick(beyond)
+            # The own model up to where it holds keeps the time nondecreasing in the input channels.
+            most = np.full_like(far.per_group, _REACH * model.cin[1])
+            own = model.evaluate(kernel, replace(far, cin=most, per_group=most))
+            times[beyond] = np.maximum(own, self._widest(kernel).evaluate(kernel, far))
         return times
 
     @property

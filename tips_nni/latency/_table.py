@@ -24,6 +24,7 @@ from tips_nni.latency._pack import Source
 
 #: Below that share of the multiply-adds in measured kernels a latency comes with a warning, or is refused.
 COVERED = 0.95
+_COVERED_TIME = 0.8
 
 
 class KernelPredictor(Protocol):
@@ -76,8 +77,8 @@ class LatencyModel(CostModel):
         """Return how much of the largest subnet was measured.
 
         Returns:
-            ``covered_flops_share`` and ``covered_kernels_share``, 0 to 1 (measured kernels only); ``estimates`` and
-            ``neighbours``, the names of kernels that are neither; ``families``; ``warnings``, one line each.
+            ``covered_flops_share``, ``covered_kernels_share`` and ``covered_ms_share`` (of the predicted time), 0 to 1,
+            measured kernels only; ``estimates`` and ``neighbours``, the names of kernels that are neither; ``families``; ``warnings``, one line each.
         """
 
 
@@ -153,16 +154,18 @@ class LatencyTable(LatencyModel):
         }
         covered = [row for row in rows if row["source"] == "fitted"]
         share = sum(row["mflops"] for row in covered) / max(sum(row["mflops"] for row in rows), 1e-12)
+        time = sum(row["ms"] for row in covered) / max(sum(row["ms"] for row in rows), 1e-12)
         return {
             "covered_flops_share": share,
             "covered_kernels_share": len(covered) / max(len(rows), 1),
+            "covered_ms_share": time,
             "estimates": named["estimate"],
             "neighbours": named["neighbour"],
             "families": list(self.pack.families),
-            "warnings": list(self._warnings(rows, share, named["neighbour"] + named["estimate"])),
+            "warnings": list(self._warnings(rows, share, time)),
         }
 
-    def _warnings(self, rows: list[dict[str, Any]], share: float, others: list[str]) -> Iterator[str]:
+    def _warnings(self, rows: list[dict[str, Any]], share: float, time: float) -> Iterator[str]:
         start = f"latency on {self.target}"
         sides = [max(size) for size in self._architecture.input.spatial]
         measured = self.pack.image_size
@@ -184,11 +187,13 @@ class LatencyTable(LatencyModel):
                 f"{start} is extrapolated: convolutions of up to {most[0]} to {most[1]} channels were measured, these "
                 f"have up to {cin} to {cout}"
             )
+        others = [row for row in rows if row["source"] != "fitted"]
         if share < COVERED:
-            yield (
-                f"{start}: {share:.0%} of the multiply-adds are in kernels that were measured; the others "
-                f"({', '.join(others)}) are estimates"
-            )
+            names = ", ".join(sorted({row["kernel"] for row in others if row["mflops"]}))
+            yield f"{start}: {share:.0%} of the multiply-adds are in kernels that were measured; estimates: {names}"
+        if time < _COVERED_TIME:
+            names = ", ".join(sorted({row["kernel"] for row in others}))
+            yield f"{start}: {1 - time:.0%} of the predicted time is estimated, not fitted to measurements: {names}"
 
 
 def check_coverage(model: LatencyModel) -> None:
