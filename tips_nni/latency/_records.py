@@ -29,12 +29,14 @@ class Record:
         kernels: in order, see `Entry`; the channels of a group where there is a seventh.
         latency_ms: of one image, by device.
         kernel_ms: by device, the share of every kernel in it, in the order of `kernels`; where it was measured.
+        again_ms: by device, the latency from a second measurement, interleaved with the first; where there was one.
     """
 
     name: str
     kernels: Sequence[Entry]
     latency_ms: Mapping[str, float]
     kernel_ms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    again_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -56,6 +58,8 @@ class Record:
         }
         if self.kernel_ms:
             data["kernel_ms"] = {device: list(times) for device, times in self.kernel_ms.items()}
+        if self.again_ms:
+            data["again_ms"] = dict(self.again_ms)
         return data
 
 
@@ -118,11 +122,12 @@ def _record(row: Any) -> Record:
         if min(numbers) < 1 or (entry[0] in WEIGHTED and int(entry[4]) < 1):
             raise ValueError(f"the kernel {list(entry)} has a number below 1")
     latency = {str(device): float(value) for device, value in row["latency_ms"].items()}
+    again = {str(device): float(value) for device, value in row.get("again_ms", {}).items()}
     parts = {str(device): [float(v) for v in values] for device, values in row.get("kernel_ms", {}).items()}
-    for device, value in latency.items():
+    for device, value in [*latency.items(), *again.items()]:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"latency_ms on {device} is {value}, it must be above 0")
     for device, values in parts.items():
         if device not in latency or len(values) != len(kernels) or not all(0 <= v < math.inf for v in values):
             raise ValueError(f"kernel_ms on {device} must give a time of 0 or more for each of {len(kernels)} kernels")
-    return Record(str(row["id"]), kernels, latency, parts)
+    return Record(str(row["id"]), kernels, latency, parts, again)

@@ -78,7 +78,8 @@ class LatencyModel(CostModel):
 
         Returns:
             ``covered_flops_share``, ``covered_kernels_share`` and ``covered_ms_share`` (of the predicted time), 0 to 1,
-            measured kernels only; ``estimates`` and ``neighbours``, the names of kernels that are neither; ``families``; ``warnings``, one line each.
+            measured kernels only; ``estimates`` and ``neighbours``, the names of
+            kernels that are neither; ``families``; ``warnings``, one line each.
         """
 
 
