@@ -19,7 +19,8 @@ Coefficients = Mapping[str, float]
 class KernelModel:
     """Time = Σ coefficients · features; some coefficients hold at any resolution, some at an output's side.
 
-    Between two sides they are interpolated in the logarithm of the side, outside of all the nearest side counts.
+    Between two sides their times are interpolated by the number of positions, so that a larger image takes no less time
+    where the two agree with that; outside of all, the coefficients of the nearest side count.
 
     Attributes:
         everywhere: ms per feature, see `tips_nni.latency.feature`.
@@ -46,12 +47,16 @@ class KernelModel:
     def evaluate(self, kernel: Kernel, shapes: Shapes) -> Floats:
         """Return the time of kernels of one kind in ms, shape (M,)."""
         total = _dot(self.everywhere, kernel, shapes)
-        sides = sorted(self.sides)
-        for number, side in enumerate(sides):
-            # A hat over log(side): 1 at the side itself, 0 at its neighbours.
+        sides = np.array(sorted(self.sides), dtype=np.float64)
+        if not len(sides):
+            return total
+        inside = np.clip(shapes.side, sides[0], sides[-1])
+        for number, side in enumerate(sorted(self.sides)):
+            # A hat over the positions: 1 at the side itself, 0 at its neighbours. What has coefficients by side is
+            # proportional to the positions.
             peak = np.zeros(len(sides))
             peak[number] = 1.0
-            share = np.interp(np.log(shapes.side), np.log(sides), peak)
+            share = np.interp(inside**2, sides**2, peak) * (side / inside) ** 2
             used = share > 0
             if used.any():
                 total[used] += share[used] * _dot(self.sides[side], kernel, shapes.pick(used))

@@ -96,22 +96,22 @@ def write_experiment(
 
 def machine_paths(spec: RunSpec) -> list[str]:
     """Return the paths in a run that must also be there on other machines."""
-    target = spec.constraints.target
-    named = {
-        "data.path": spec.data.path,
-        "backbone.checkpoint_path": spec.backbone.checkpoint_path,
-        "constraints.target": target if Path(target).is_absolute() else None,
-    }
+    named = {"data.path": spec.data.path, "backbone.checkpoint_path": spec.backbone.checkpoint_path}
     return [f"{key} = {path}" for key, path in named.items() if path is not None]
 
 
 def _self_contained(spec: RunSpec, folder: Path) -> RunSpec:
-    """Copy the run's own YAML files into the folder and return the run with their new names."""
+    """Copy the run's own files (YAML, latency target) into the folder and return the run with their new names."""
     names = {}
     for key, value in (("space", spec.space), ("strategy", spec.strategy)):
         if value is not None and is_path(value):
             write_text(folder / f"{key}.yaml", Path(value).read_text(encoding="utf-8"))
             names[key] = f"./{key}.yaml"
+    target = Path(spec.constraints.target)
+    if target.is_file():
+        name = f"./target{target.suffix}"
+        write_text(folder / name, target.read_text(encoding="utf-8"))
+        spec = spec.model_copy(update={"constraints": spec.constraints.model_copy(update={"target": name})})
     return spec.model_copy(update=names)
 
 
