@@ -58,7 +58,7 @@ def test_a_missing_type_is_refused() -> None:
         ("kernel,size,stride,cin,cout,height,width\n", "lacks the column 'ms'"),
         (HEADER, "has no rows"),
         (HEADER + "conv,3,1,16,32,8,8,fast\n", "t.csv:2"),
-        (HEADER + "conv,3,1,16,32,8,8,-1\n", "ms above 0"),
+        (HEADER + "conv,3,1,16,32,8,8,-1\n", "ms 0 or more"),
         (HEADER + "conv,3,1,16,32,8,8\n", "t.csv:2"),
         (HEADER + "convolution,3,1,16,32,8,8,1\n", "unknown kernel 'convolution'"),
     ],

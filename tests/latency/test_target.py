@@ -53,7 +53,7 @@ def test_a_target_in_a_spec_is_relative_to_the_spec(
     folder.mkdir()
     (folder / "run.yaml").write_text(SPEC)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TipsError, match=r"run\.yaml:5: constraints\.target = "\./mine\.json": there is no"):
+    with pytest.raises(TipsError, match=r'run\.yaml:5: constraints\.target = "\./mine\.json": there is no'):
         load_run(folder / "run.yaml")
     planted.save(folder / "mine.json")
     assert load_run(folder / "run.yaml").constraints.target == str(folder / "mine.json")

@@ -30,7 +30,7 @@ class KernelRow:
         cout: output channels.
         height: of the input.
         width: of the input.
-        ms: measured time of one image.
+        ms: measured time of one image; 0 where the device runs it as a part of another kernel.
     """
 
     kernel: Kernel
@@ -142,8 +142,8 @@ def read_table(path: Path) -> LookupTable:
                 raise ValueError(f"unknown kernel {row['kernel']!r}, known are {', '.join(KERNEL_TYPES)}")
             values = [int(row[name]) for name in COLUMNS[1:-1]]
             ms = float(row["ms"])
-            if min(values) < 1 or not 0 < ms < math.inf:
-                raise ValueError("sizes must be at least 1 and ms above 0")
+            if min(values) < 1 or not 0 <= ms < math.inf:
+                raise ValueError("sizes must be at least 1 and ms 0 or more")
         except (TypeError, ValueError) as error:
             raise TipsError(f"look-up table {path}:{number}: {error}; correct the line") from None
         size, stride, cin, cout, height, width = values

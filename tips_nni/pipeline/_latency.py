@@ -62,9 +62,12 @@ def predict_latency(
     """
     architecture, backbone = _network(subject, space, image_size)
     code = parse_subnet(architecture.space, subnet)
-    table = Table(title=f"predicted latency of one image, {backbone}, subnet {subnet}")
-    for column in ("target", "ms", "measured: kernels", "multiply-adds", "time", "neighbours and estimates"):
-        table.add_column(column, justify="left" if column in ("target", "neighbours and estimates") else "right")
+    table = Table(
+        title=f"predicted latency of one image, {backbone}, subnet {subnet}",
+        caption="how much of the largest subnet's kernels, multiply-adds and predicted time was measured there",
+    )
+    for column in ("target", "ms", "kernels", "multiply-adds", "time", "not measured"):
+        table.add_column(column, justify="left" if column in ("target", "not measured") else "right", overflow="fold")
     details, notes = [], []
     for target in targets or pack_names():
         model = latency_model(target, architecture, backbone=backbone)
@@ -124,7 +127,8 @@ def quality_table(rows: Sequence[Quality], title: str) -> Table:
     """Return errors on unseen networks as a table."""
     table = Table(title=title)
     for column in ("fitted on", "device", "family", "networks", "within ±10%", "median error", "rank correlation"):
-        table.add_column(column, justify="left" if column in ("fitted on", "device", "family") else "right")
+        text = column in ("fitted on", "device", "family")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in rows:
         numbers = f"{row.networks}", f"{row.within_10:.1%}", f"{row.median_error:.1%}", f"{row.rank_correlation:.4f}"
         table.add_row(row.fitted_on, row.device, row.family, *numbers)

@@ -176,8 +176,7 @@ def table_rows(records: Iterable[Record], device: str) -> Iterator[KernelRow]:
     for entry, values in sorted(times.items(), key=str):
         kernel, _ = parse_entry(entry)
         _, side, cin, cout, _, _ = entry
-        # A kernel that is part of another one costs nothing; a table has no zeros.
-        yield KernelRow(kernel, int(cin), int(cout), int(side), int(side), max(statistics.median(values), 1e-6))  # type: ignore[call-overload]
+        yield KernelRow(kernel, int(cin), int(cout), int(side), int(side), statistics.median(values))  # type: ignore[call-overload]
 
 
 def _owners(graph: onnx.GraphProto, kernels: Sequence[Kernel]) -> dict[str, int]:
