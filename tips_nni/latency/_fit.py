@@ -32,7 +32,7 @@ _ROBUST = 0.1
 _RIDGE = 1e-2
 #: A start of a kernel, or an element moved, costs at most that many times what it would if nothing else took time in
 #: the fastest network. Else what all measured networks have in common ends up in one kernel and explodes in others.
-_MOST = 4.0
+_MOST = 10.0
 
 
 @dataclass(frozen=True)
