@@ -12,8 +12,8 @@ from tips_nni.core import Operation, TipsError
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: Types with weights, whose multiply-adds cost time.
-WEIGHTED = ("conv", "dwconv", "groupconv", "fc")
+#: Types whose multiply-adds cost time.
+WEIGHTED = ("conv", "dwconv", "groupconv", "fc", "attention")
 #: Types that only move data; without measurements their time is estimated from the elements that they move.
 MOVING = ("add", "maxpool", "avgpool", "mul", "act", "norm", "concat")
 #: All types.
@@ -56,7 +56,7 @@ class Shapes:
         cout: output channels, shape (M,).
         size_in: (height, width) of the input, shape (M, 2).
         size_out: (height, width) of the output, shape (M, 2).
-        per_group: input channels that one output channel reads, shape (M,).
+        per_group: input channels that one output channel reads (of an attention: keys and values), shape (M,).
     """
 
     cin: Ints
@@ -90,7 +90,7 @@ def kernel_of(operation: Operation) -> Kernel | None:
             return Kernel("dwconv" if operation.group_width == 1 else "groupconv", size, stride, width)
         case "linear":
             return Kernel("fc")
-        case "add" | "mul" | "concat":
+        case "add" | "mul" | "concat" | "attention":
             return Kernel(operation.kind)
         case "scale":
             return Kernel("mul")

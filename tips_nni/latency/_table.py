@@ -16,8 +16,8 @@ from tips_nni.core import (
     Operation,
     TabulatedCost,
     TipsError,
+    multiply_adds,
     operation_terms,
-    weights_of,
 )
 from tips_nni.latency._kernels import Kernel, Shapes, kernel_of
 from tips_nni.latency._pack import Source
@@ -119,7 +119,7 @@ class LatencyTable(LatencyModel):
         kernel = kernel_of(operation)
         if kernel is None:
             return np.zeros(len(cin))
-        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group_of(operation, cin))
+        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group_of(operation, cin, size_in))
 
     def breakdown(self, codes: Codes) -> list[dict[str, Any]]:
         """Return the kernels of one subnet in order: operation, kernel, shapes, ``ms`` and ``source``.
@@ -130,7 +130,7 @@ class LatencyTable(LatencyModel):
         rows = []
         for operation, kernel, shapes in kernels_in(self._architecture, codes):
             time = self.operation_ms(operation, shapes.cin, shapes.cout, shapes.size_in, shapes.size_out)
-            macs = weights_of(operation, shapes.cin, shapes.cout) * shapes.size_out.prod(axis=1)
+            macs = multiply_adds(operation, shapes.cin, shapes.cout, shapes.size_in, shapes.size_out)
             rows.append(
                 {
                     "operation": operation.name,
@@ -228,9 +228,11 @@ def kernels_in(architecture: Architecture, codes: Codes) -> Iterator[tuple[Opera
         cout = architecture.channels(operation.output, codes)
         size_in = architecture.spatial(operation.inputs[0], codes)
         size_out = architecture.spatial(operation.output, codes)
-        yield operation, kernel, Shapes(cin, cout, size_in, size_out, per_group_of(operation, cin))
+        yield operation, kernel, Shapes(cin, cout, size_in, size_out, per_group_of(operation, cin, size_in))
 
 
-def per_group_of(operation: Operation, cin: NDArray[np.int64]) -> NDArray[np.int64]:
+def per_group_of(operation: Operation, cin: NDArray[np.int64], size_in: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the input channels that one output channel reads, shape (M,)."""
+    if operation.kind == "attention":
+        return 2 * size_in[:, 0]  # every output reads all keys and all values of its sequence
     return cin if operation.group_width is None else np.full_like(cin, operation.group_width)
