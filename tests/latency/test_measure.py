@@ -60,8 +60,6 @@ def test_a_small_network_is_timed_kernel_by_kernel(supernet: Supernet, tmp_path:
         assert sum(record.kernel_ms["here"]) == pytest.approx(record.latency_ms["here"], rel=1e-4)
         times = zip(kernels, record.kernel_ms["here"], strict=True)
         assert all(time > 0 for (_, kernel, _), time in times if kernel.type in ("conv", "dwconv", "fc"))
-    largest, smallest = (record.latency_ms["here"] for record in records[:2])
-    assert largest > smallest
     repeated = repeatability(records, "here")
     print(f"repeatability on this machine: {repeated.max():.1%}")
     assert repeated.shape == (3,)
