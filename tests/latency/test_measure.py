@@ -101,6 +101,17 @@ def test_the_command_makes_a_pack_that_a_run_can_name(tmp_path: Path, capsys: py
     assert len(read_table(table).rows) > 5
 
 
+def test_a_spec_may_name_the_pack_that_is_measured_for_it(tmp_path: Path) -> None:
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "backbone: {name: test_resnet}\nspace: resnet\ndata: {kind: digits, image_size: 32, limit: 256}\n"
+        "training: {epochs: 1}\nconstraints: {target: ./here.json, latency_ms: 1000, coverage: refuse}\noutput: out\n"
+    )
+    measure = ["latency", "measure", str(spec), "--networks", "8", "--seconds", "0.2", "--quiet"]
+    assert main([*measure, "--output", str(tmp_path / "here.json")]) == 0
+    assert main(["check", str(spec)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

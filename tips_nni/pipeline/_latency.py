@@ -174,7 +174,9 @@ def supernet_of(subject: str, space: str | None, image_size: int) -> tuple[Super
     """Return the supernet of a run spec, run folder or backbone, with initial weights, and the backbone's name."""
     path = Path(subject)
     if path.is_dir() or subject.endswith((".yaml", ".yml")):
-        parts = prepare(load_run(path / RUN_SPEC if path.is_dir() else path))
+        # The network does not depend on the target, which may be what is about to be measured.
+        overrides = ["constraints.target=pixel4_cpu", "constraints.coverage=warn"]
+        parts = prepare(load_run(path / RUN_SPEC if path.is_dir() else path, overrides))
         return parts.supernet, parts.spec.backbone.name
     return convert(
         subject, load_space(space if space is not None else space_for(subject)), image_size=image_size
