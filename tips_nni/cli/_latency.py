@@ -40,8 +40,12 @@ def add_to(commands: Commands) -> None:
     )
     predict.add_argument("subject", metavar="BACKBONE|RUN|SPEC", help="timm backbone, run folder or run spec")
     predict.add_argument(
-        "--target", action="append", default=[], help="name, pack (.json) or table (.csv); repeatable (default: all)"
+        "--target",
+        action="append",
+        default=[],
+        help="name, pack (.json), table (.csv) or folder of nn-Meter's; repeatable (default: all that ship)",
     )
+    predict.add_argument("--packs", metavar="DIR", help="folder for nn-Meter's own predictors, 1 to 3 GB each")
     predict.add_argument("--subnet", default="largest", help="largest, smallest or a code such as 0-3-1 (%(default)s)")
     _add_network(predict)
     predict.add_argument("--detail", action="store_true", help="also every kernel")
@@ -90,10 +94,10 @@ def add_to(commands: Commands) -> None:
         "check",
         _check,
         "validate a pack or look-up table",
-        "Read a pack (.json) or look-up table (.csv) and say what it is. Packs are plain data: nothing in a file runs.",
+        "Read a pack (.json), a look-up table (.csv) or a folder of nn-Meter's and say what it is. Nothing in it runs.",
         "  tips-nni latency check mydevice.json",
     )
-    check.add_argument("file", metavar="FILE", help="pack or look-up table")
+    check.add_argument("file", metavar="FILE|DIR", help="pack, look-up table, or folder in nn-Meter's format")
 
     export = latency.add(
         "export",
@@ -129,6 +133,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         space=arguments.space,
         image_size=arguments.image_size,
         detail=arguments.detail,
+        packs=arguments.packs,
     )
 
 

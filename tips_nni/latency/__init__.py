@@ -27,5 +27,9 @@ from tips_nni.latency._table import LatencyModel as LatencyModel
 from tips_nni.latency._table import LatencyTable as LatencyTable
 from tips_nni.latency._table import check_coverage as check_coverage
 from tips_nni.latency._table import kernels_in as kernels_in
+from tips_nni.latency._target import LATENCY_TABLE as LATENCY_TABLE
+from tips_nni.latency._target import NN_METER as NN_METER
+from tips_nni.latency._target import is_nn_meter as is_nn_meter
 from tips_nni.latency._target import latency_model as latency_model
 from tips_nni.latency._target import load_predictor as load_predictor
+from tips_nni.latency._target import require_target as require_target

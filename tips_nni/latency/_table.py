@@ -205,7 +205,7 @@ def check_coverage(model: LatencyModel) -> None:
     """
     found = model.coverage()
     if found["covered_flops_share"] < COVERED:
-        others = ", ".join([*found["neighbours"], *found["estimates"]])
+        others = ", ".join([*found["neighbours"], *found["estimates"], *found.get("missing", ())])
         raise TipsError(
             f"latency on {model.target}: only {found['covered_flops_share']:.0%} of the multiply-adds are in kernels "
             f"that were measured ({others} are not), and constraints.coverage is 'refuse'; measure your device with "

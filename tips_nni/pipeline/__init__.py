@@ -17,6 +17,7 @@ from tips_nni.pipeline._listing import print_strategies as print_strategies
 from tips_nni.pipeline._measure import MeasureOptions as MeasureOptions
 from tips_nni.pipeline._measure import measure_latency as measure_latency
 from tips_nni.pipeline._prepare import Parts as Parts
+from tips_nni.pipeline._prepare import describe_network as describe_network
 from tips_nni.pipeline._prepare import prepare as prepare
 from tips_nni.pipeline._run import run as run
 from tips_nni.pipeline._trained import load_parts as load_parts

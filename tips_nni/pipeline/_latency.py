@@ -15,10 +15,12 @@ from tips_nni.core import Architecture, Codes, SearchSpace, TipsError
 from tips_nni.elastic import Supernet, convert
 from tips_nni.latency import (
     DEVICES,
+    NN_METER,
     LatencyTable,
     Quality,
     fit_pack,
     held_out,
+    is_nn_meter,
     latency_model,
     load_pack,
     pack_names,
@@ -26,6 +28,7 @@ from tips_nni.latency import (
     read_records,
     read_table,
 )
+from tips_nni.latency.nn_meter import load_nn_meter
 from tips_nni.pipeline._prepare import prepare
 from tips_nni.specs import ARCHITECTURE, RUN_SPEC, load_run, load_space, space_for
 
@@ -33,7 +36,8 @@ from tips_nni.specs import ARCHITECTURE, RUN_SPEC, load_run, load_space, space_f
 def print_targets() -> None:
     """Print the packs that ship with the package."""
     table = Table(
-        title="latency targets", caption="target: NAME in a run spec's constraints, or a path: ./pack.json, ./table.csv"
+        title="latency targets",
+        caption="target: NAME in a run spec's constraints, or a path: ./pack.json, ./table.csv, ./nn-meter-folder",
     )
     for column in ("name", "device and runtime", "fitted on", "image size", "kernels"):
         table.add_column(column)
@@ -42,10 +46,18 @@ def print_targets() -> None:
         families = f"{pack.networks:,} networks: {', '.join(pack.families)}"
         table.add_row(name, pack.description, families, _span(pack.image_size), ", ".join(pack.types))
     Console().print(table)
+    print(f"nn-Meter's own predictors, with a folder to keep them in (packs, 1 to 3 GB each): {', '.join(NN_METER)}")
 
 
 def predict_latency(
-    subject: str, targets: Sequence[str], subnet: str, *, space: str | None, image_size: int, detail: bool
+    subject: str,
+    targets: Sequence[str],
+    subnet: str,
+    *,
+    space: str | None,
+    image_size: int,
+    detail: bool,
+    packs: str | None = None,
 ) -> None:
     """Print the predicted latency of a subnet on targets, with its coverage.
 
@@ -55,12 +67,13 @@ def predict_latency(
         subnet: ``largest``, ``smallest`` or a code such as ``0-3-1``.
         space: search space of a backbone; by default that of its family.
         image_size: of a backbone.
-        detail: also every kernel, on each target.
+        detail: also every kernel, on each target whose kernels are known one by one.
+        packs: folder for predictors of nn-Meter's, downloaded at the first use.
 
     Raises:
         TipsError: there is no such subject, target or subnet.
     """
-    architecture, backbone = _network(subject, space, image_size)
+    architecture, backbone, supernet = _network(subject, space, image_size)
     code = parse_subnet(architecture.space, subnet)
     table = Table(
         title=f"predicted latency of one image, {backbone}, subnet {subnet}",
@@ -70,11 +83,14 @@ def predict_latency(
         table.add_column(column, justify="left" if column in ("target", "not measured") else "right", overflow="fold")
     details, notes = [], []
     for target in targets or pack_names():
-        model = latency_model(target, architecture, backbone=backbone)
+        model = latency_model(
+            target, architecture, supernet=supernet, backbone=backbone, packs=packs, run=Path(subject)
+        )
         found = model.coverage()
         shares = [f"{found[key]:.0%}" for key in ("covered_kernels_share", "covered_flops_share", "covered_ms_share")]
         others = [f"{name} (neighbour)" for name in found["neighbours"]] + found["estimates"]
-        table.add_row(target, f"{model.evaluate(code[None])[0]:.4g}", *shares, ", ".join(others) or "none")
+        others += [f"{name} (not counted)" for name in found.get("missing", ())]
+        table.add_row(model.target, f"{model.evaluate(code[None])[0]:.4g}", *shares, ", ".join(others) or "none")
         notes += found["warnings"]
         if detail and isinstance(model, LatencyTable):
             details.append(_kernel_table(target, model.breakdown(code[None])))
@@ -136,7 +152,7 @@ def quality_table(rows: Sequence[Quality], title: str) -> Table:
 
 
 def check_target(path: str) -> None:
-    """Validate a pack or look-up table and say what it is; runs nothing of it.
+    """Validate a pack, look-up table or folder of nn-Meter's and say what it is; runs nothing of it.
 
     Raises:
         TipsError: it is not valid.
@@ -145,6 +161,13 @@ def check_target(path: str) -> None:
         table = read_table(Path(path))
         kinds = sorted({row.kernel.type for row in table.rows})
         print(f"{path}: a valid look-up table with {len(table.rows)} kernels: {', '.join(kinds)}")
+        return
+    if is_nn_meter(path):
+        folder = load_nn_meter(path)
+        print(
+            f"{path}: a valid nn-Meter pack {folder.name!r} with {len(folder.kernels)} kernels: "
+            + ", ".join(folder.kernels)
+        )
         return
     pack = read_pack(Path(path))
     print(
@@ -183,13 +206,14 @@ def supernet_of(subject: str, space: str | None, image_size: int) -> tuple[Super
     ), subject
 
 
-def _network(subject: str, space: str | None, image_size: int) -> tuple[Architecture, str]:
+def _network(subject: str, space: str | None, image_size: int) -> tuple[Architecture, str, Supernet | None]:
+    """Return the network, the backbone's name and, where the subject is no run folder, the supernet."""
     folder = Path(subject)
     if (folder / ARCHITECTURE).is_file() and (folder / RUN_SPEC).is_file():
         data = json.loads((folder / ARCHITECTURE).read_text(encoding="utf-8"))
-        return Architecture.from_json(data), load_run(folder / RUN_SPEC, check_paths=False).backbone.name
+        return Architecture.from_json(data), load_run(folder / RUN_SPEC, check_paths=False).backbone.name, None
     supernet, backbone = supernet_of(subject, space, image_size)
-    return supernet.architecture, backbone
+    return supernet.architecture, backbone, supernet
 
 
 def _kernel_table(target: str, rows: Sequence[dict[str, Any]]) -> Table:

@@ -33,9 +33,9 @@ from tips_nni.pipeline._front import (
     point_row,
     search,
 )
-from tips_nni.pipeline._prepare import Parts, prepare
+from tips_nni.pipeline._prepare import Parts, describe_network, prepare
 from tips_nni.report import describe_coverage, describe_diagnostics, front_table, write_report
-from tips_nni.specs import ARCHITECTURE, RunSpec
+from tips_nni.specs import RunSpec
 from tips_nni.training import process_rank, train
 
 
@@ -76,7 +76,7 @@ def run(
     if rank == 0:
         claim(spec, resume=resume, overwrite=overwrite)
         _introduce(console, parts)
-        write_json(folder / ARCHITECTURE, parts.supernet.architecture.to_json())
+        describe_network(parts, folder)
     with _timed("train", seconds):
         summary = train(
             parts.supernet,

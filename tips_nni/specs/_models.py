@@ -141,8 +141,10 @@ class ConstraintsSpec(Spec):
     """Upper bounds that every subnet of the front keeps."""
 
     target: Text = Field(
-        "pixel4_cpu", description="the device whose latency is predicted: a name, or a path to a pack or look-up table"
+        "pixel4_cpu",
+        description="device whose latency is predicted: a name, or a path to a pack, look-up table or nn-Meter folder",
     )
+    packs: Text | None = Field(None, description="folder for predictors of nn-Meter's, downloaded at the first use")
     coverage: Literal["warn", "refuse"] = Field(
         "warn", description="what to do when less than 95% of the multiply-adds are in kernels measured on the target"
     )

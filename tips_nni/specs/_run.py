@@ -49,6 +49,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
     checkpoint = _file(document, path, ("backbone", "checkpoint_path"), run.backbone.checkpoint_path)
     backbone = run.backbone.model_copy(update={"checkpoint_path": checkpoint})
     target = _library_path(document, path, ("constraints", "target"), run.constraints.target)
+    packs = _file(document, path, ("constraints", "packs"), run.constraints.packs)
     if check_paths:
         _must_exist(document, ("constraints", "target"), None if target == run.constraints.target else target)
         _must_exist(document, ("backbone", "checkpoint_path"), checkpoint)
@@ -61,7 +62,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
             "search": located(document, ("search",), lambda: _search(run, strategy)),
             "data": data,
             "backbone": backbone,
-            "constraints": run.constraints.model_copy(update={"target": target}),
+            "constraints": run.constraints.model_copy(update={"target": target, "packs": packs}),
         }
     )
 

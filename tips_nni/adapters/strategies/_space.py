@@ -17,7 +17,7 @@ from tips_nni.adapters import _patches
 from tips_nni.adapters.strategies._weights import load_weights, save_weights
 from tips_nni.core import CostModel, CostTable, SearchSpace, SubnetConfig
 from tips_nni.elastic import Supernet, convert
-from tips_nni.latency import latency_model, load_predictor
+from tips_nni.latency import latency_model, require_target
 from tips_nni.specs import is_path, load_space, space_for
 
 Sample = dict[str, Any]
@@ -106,7 +106,7 @@ class TimmSpace(ModelSpace):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        load_predictor(target)
+        require_target(target)
         self._target = target
         self._backbone = backbone
         supernet = _make_supernet(
@@ -131,7 +131,7 @@ class TimmSpace(ModelSpace):
     def costs(self) -> Mapping[str, CostModel]:
         """Every cost by its name."""
         architecture = self.supernet.architecture
-        latency = latency_model(self._target, architecture, backbone=self._backbone)
+        latency = latency_model(self._target, architecture, supernet=self.supernet, backbone=self._backbone)
         return {**CostTable(architecture).models(), latency.name: latency}
 
     def forward(self, images: Tensor) -> Tensor:

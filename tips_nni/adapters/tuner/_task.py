@@ -42,6 +42,7 @@ class SearchTask:
         settings: of the search.
         algorithm: of the search.
         options: of the algorithm.
+        folder: where the task was read.
     """
 
     architecture: Architecture
@@ -52,6 +53,7 @@ class SearchTask:
     settings: SearchSettings
     algorithm: str
     options: Mapping[str, Any]
+    folder: Path
 
     @property
     def space(self) -> SearchSpace:
@@ -65,6 +67,7 @@ class SearchTask:
             self.constraints.target,
             self.architecture,
             backbone=self.spec.backbone.name,
+            run=self.folder,
             coverage=self.constraints.coverage,
         )
         return {**CostTable(self.architecture).models(), latency.name: latency}
@@ -128,6 +131,7 @@ def load_task(
         ),
         algorithm=declared.algorithm,
         options=declared.options,
+        folder=folder,
     )
 
 
