@@ -44,7 +44,7 @@ from tips_nni.core import (
     training_free_front,
 )
 from tips_nni.elastic import Supernet, convert
-from tips_nni.latency import LatencyTable, load_pack
+from tips_nni.latency import latency_model
 from tips_nni.specs import DepthSpec, RatioSpec, SpaceSpec
 
 TARGET = "pixel4_cpu"
@@ -55,7 +55,7 @@ Bars = list[dict[str, Any]]
 
 
 def costs_of(architecture: Architecture) -> Mapping[str, CostModel]:
-    latency = LatencyTable(architecture, load_pack(TARGET))
+    latency = latency_model(TARGET, architecture)
     return {**CostTable(architecture).models(), latency.name: latency}
 
 

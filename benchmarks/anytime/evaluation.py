@@ -12,7 +12,7 @@ from anytime.study import Scale
 from anytime.training import calibration_images
 from tips_nni.core import CostTable, SearchSettings, SubnetConfig, search_front
 from tips_nni.elastic import Supernet
-from tips_nni.latency import LatencyTable, load_pack
+from tips_nni.latency import latency_model
 from tips_nni.training import accuracy, measure_subnets
 
 BUDGETS = 10
@@ -33,7 +33,7 @@ class Evaluator:
         self.space = supernet.space
         self.costs = {
             "mflops": CostTable(supernet.architecture).models()["mflops"],
-            "latency_ms": LatencyTable(supernet.architecture, load_pack(TARGET)),
+            "latency_ms": latency_model(TARGET, supernet.architecture),
         }
         self.calibration = calibration_images(data.train, scale.calibration)
         self.validation = data.validation.batches(limit=scale.search_images)

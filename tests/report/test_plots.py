@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from tips_nni.report import front_table
+from tips_nni.report import describe_coverage, front_table
 from tips_nni.report._plots import (
     front_figure,
     probability_figure,
@@ -110,3 +110,16 @@ def test_long_front_is_thinned_with_both_ends(front: Rows) -> None:
 def test_table_without_latency(front: Rows) -> None:
     del front[1]["latency_ms"]
     assert list(front_table(front, "pixel4_cpu").columns[4].cells) == ["–", "10", "9"]
+
+
+def test_coverage_names_what_was_not_measured():
+    coverage = {
+        "covered_kernels_share": 0.5,
+        "covered_flops_share": 0.9,
+        "neighbours": ["conv-3-2"],
+        "estimates": ["mul-1-1"],
+    }
+    text = describe_coverage(coverage)
+    assert text.startswith("measured: 50% of the kernels, 90% of the multiply-adds")
+    assert text.endswith("not measured: conv-3-2 (neighbour), mul-1-1")
+    assert describe_coverage({**coverage, "neighbours": [], "estimates": []}).endswith("not measured: none")

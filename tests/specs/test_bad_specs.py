@@ -185,7 +185,7 @@ RUN_ERRORS = [
     ),
     (
         RUN + "constraints:\n  latency: 3\n",
-        "10: constraints: unknown key 'latency'; did you mean 'latency_ms'? (allowed: latency_ms, memory_mb, mflops, params_m, target)",
+        "10: constraints: unknown key 'latency'; did you mean 'latency_ms'? (allowed: coverage, latency_ms, memory_mb, mflops, packs, params_m, target)",
     ),
     (
         RUN + "constraints:\n  mflops: -1\n  params_m: 0\n",

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from tips_nni import __version__
-from tips_nni.cli import _convert, _export, _listing, _nni, _runs
+from tips_nni.cli import _convert, _export, _latency, _listing, _nni, _runs
 from tips_nni.cli._command import Commands
 from tips_nni.core import TipsError
 
@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tips-nni {__version__}")
     commands = Commands(parser)
-    for group in (_runs, _listing, _convert, _export, _nni):
+    for group in (_runs, _listing, _convert, _export, _latency, _nni):
         group.add_to(commands)
     return parser

@@ -84,7 +84,8 @@ class Operation:
         gate: the depth at which the operation exists; None where always. A gated operation whose subnet is
             shallower does not exist, and neither does its output, except for an ``add``: it is then the identity
             of its first input that exists, one without the same gate, or another such ``add``.
-        type: the class name of the module (``Conv2d``, ``BatchNormAct2d``, ``SiLU``), for people and kernels.
+        type: the class name of the module (``Conv2d``, ``SiLU``), with that of an activation in a norm
+            (``BatchNormAct2d+SiLU``), for people and kernels.
     """
 
     name: str

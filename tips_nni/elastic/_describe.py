@@ -86,12 +86,21 @@ def describe(
                 bias=isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None,
                 channel_params=_channel_params(node, module, parameters, counted),
                 gate=gate,
-                type=type(module).__name__ if module is not None else node.type,
+                type=_type_of(node, module),
             )
         )
     rest = {name: parameter for name, parameter in parameters.items() if name not in counted}
     operations = _with_rest(operations, maps, rest, dimensions, space)
     return Architecture(space, tuple(maps.values()), tuple(operations))
+
+
+def _type_of(node: Node, module: nn.Module | None) -> str:
+    """Return the class name of the module, with that of the activation in a normalisation: ``BatchNormAct2d+SiLU``."""
+    if module is None:
+        return node.type
+    inner = getattr(module, "act", None)
+    name = type(module).__name__
+    return f"{name}+{type(inner).__name__}" if node.kind == "norm" and isinstance(inner, nn.Module) else name
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -1,22 +1,20 @@
-"""Fitting a predictor pack to measured networks: non-negative least squares on the relative error."""
+"""Fitting a predictor pack to measured networks: robust non-negative least squares on the relative error."""
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
-from scipy.stats import spearmanr
+from scipy.ndimage import uniform_filter1d
+from scipy.optimize import nnls
 
 from tips_nni.core import TipsError
-from tips_nni.latency._kernels import FEATURES, Kernel, features
+from tips_nni.latency._kernels import WEIGHTED, Floats, Kernel, Shapes, feature
+from tips_nni.latency._model import KernelModel
 from tips_nni.latency._pack import PredictorPack
+from tips_nni.latency._records import Record, parse_entry, shapes_of
 
 #: Packs' names and the devices of nn-Meter's benchmark that they are fitted on.
 DEVICES = {
@@ -25,172 +23,232 @@ DEVICES = {
     "adreno630": ("adreno630gpu_tflite21", "Pixel 3 XL, Adreno 630 GPU, TensorFlow Lite 2.1"),
     "myriad_vpu": ("myriadvpu_openvino2019r2", "Intel NCS2, Myriad VPU, OpenVINO 2019 R2"),
 }
-
-
-#: Largest coefficients that make sense: 1 ms to start a kernel, 0.8 GB/s of memory traffic. Without them a constant
-#: part of the measured networks ends up in whatever feature hardly varies, and explodes in other networks.
-UPPER = dict.fromkeys(FEATURES, np.inf) | {"launch": 1.0, "input": 5.0, "output": 5.0, "weights": 5.0}
+#: Channel counts above which a device may need another tile. What the data do not show gets no cost.
+_STEPS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768)
+_BLOCKS = ("macs", "macs/8", "macs/16")
+#: Relative errors above it count linearly, not squared: a few networks far off must not bend the others.
+_ROBUST = 0.1
+#: Weight of the pull towards zero, which decides what the data leave open.
+_RIDGE = 1e-2
+#: A start of a kernel, or an element moved, costs at most that many times what it would if nothing else took time in
+#: the fastest network. Else what all measured networks have in common ends up in one kernel and explodes in others.
+_MOST = 10.0
 
 
 @dataclass(frozen=True)
-class Record:
-    """A measured network.
+class Design:
+    """The linear model of some networks.
 
     Attributes:
-        name: ``family_number``.
-        kernels: each as [type, input side, channels in, channels out, window, stride].
-        latency_ms: by device.
+        columns: for every unknown its kernel, side (None: all) and feature.
+        networks: sums of the features in every network, shape (N, F).
+        parts: features of single kernels with a time of their own, shape (P, F).
+        owner: the network of every part, shape (P,).
+        part_ms: their times, shape (P,).
+        seen: for every kernel the shapes that occur.
     """
 
-    name: str
-    kernels: Sequence[Sequence[Any]]
-    latency_ms: Mapping[str, float]
-
-    @property
-    def family(self) -> str:
-        """The family: ``vgg`` for all VGGs."""
-        return self.name.split("_")[0].rstrip("0123456789") if self.name.startswith("vgg") else self.name.split("_")[0]
-
-
-def read_records(path: str | Path) -> list[Record]:
-    """Read measured networks from JSON lines (``.gz`` or plain).
-
-    Raises:
-        TipsError: the file cannot be read as such.
-    """
-    source = Path(path)
-    try:
-        raw = source.read_bytes()
-        text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode()
-        rows = [json.loads(line) for line in text.splitlines()]
-        return [Record(str(row["id"]), row["kernels"], row["latency_ms"]) for row in rows]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise TipsError(
-            f"{source} holds no latency records (JSON lines with id, kernels, latency_ms): {error}"
-        ) from error
-
-
-def kernel_features(item: Sequence[Any]) -> tuple[Kernel, NDArray[np.float64]]:
-    """Return the kernel of one entry of a record and its features, shape (len(FEATURES),)."""
-    kind, side, cin, cout, window, stride = item
-    size, stride = (int(window), int(stride)) if kind in ("conv", "dwconv", "maxpool") else (1, 1)
-    kernel = Kernel(str(kind), size, stride)
-    out = -(-int(side) // stride)
-
-    def one(value: int) -> NDArray[np.int64]:
-        return np.array([value], dtype=np.int64)
-
-    side_in, side_out = np.array([[side, side]]), np.array([[out, out]])
-    group = 1 if kind == "dwconv" else int(cin)
-    return kernel, features(kernel, one(int(cin)), one(int(cout)), side_in, side_out, one(group))[0]
-
-
-def design(records: Sequence[Record]) -> tuple[list[Kernel], NDArray[np.float64]]:
-    """Return the kernels that occur and, for every record, the sums of their features, shape (N, K, F)."""
-    cache: dict[tuple[Any, ...], tuple[Kernel, NDArray[np.float64]]] = {}
-    rows: list[dict[Kernel, NDArray[np.float64]]] = []
-    for record in records:
-        sums: dict[Kernel, NDArray[np.float64]] = {}
-        for item in record.kernels:
-            key = tuple(item)
-            if key not in cache:
-                cache[key] = kernel_features(item)
-            kernel, values = cache[key]
-            sums[kernel] = sums.get(kernel, 0.0) + values
-        rows.append(sums)
-    kernels = sorted({kernel for row in rows for kernel in row}, key=str)
-    table = np.zeros((len(records), len(kernels), len(FEATURES)))
-    for i, row in enumerate(rows):
-        for kernel, values in row.items():
-            table[i, kernels.index(kernel)] = values
-    return kernels, table
+    columns: list[tuple[Kernel, int | None, str]]
+    networks: Floats
+    parts: Floats
+    owner: NDArray[np.int64]
+    part_ms: Floats
+    seen: Mapping[Kernel, Shapes]
 
 
 def fit_pack(
-    records: Sequence[Record], name: str, device: str, description: str, *, strict: bool = True
+    records: Sequence[Record], name: str, device: str, description: str, *, ridge: float = _RIDGE
 ) -> PredictorPack:
-    """Fit a pack: latency = Σ over kernels of non-negative coefficients · features, least squares in relative error.
+    """Fit a pack: latency = Σ over kernels of non-negative coefficients · features.
 
-    A very weak pull towards zero decides what the data leave open.
+    Least squares on the relative error of the networks (and, where records have them, of the times of their kernels
+    relative to the network's), with Huber's weights. At the end one factor near 1 puts as many networks as possible
+    within ±10% of their measurement: the errors of real measurements are skewed. The same records give the same pack.
 
     Args:
         records: measured networks.
         name: of the pack.
         device: key of `Record.latency_ms`.
         description: for people.
-        strict: refuse records without one of the kernels that a pack needs.
+        ridge: weight of the pull towards zero.
 
     Raises:
-        TipsError: no record was measured on the device.
+        TipsError: no record was measured on the device, or none has a convolution.
     """
     known = [record for record in records if device in record.latency_ms]
     if not known:
-        raise TipsError(f"no record was measured on {device!r}")
-    kernels, table = design(known)
+        found = ", ".join(sorted({key for record in records for key in record.latency_ms}))
+        raise TipsError(f"no record was measured on {device!r}; the records have {found or 'none'}")
     latency = np.array([record.latency_ms[device] for record in known])
-    sharing = _sharing(kernels)
-    columns = np.zeros((len(known), sharing.max() + 1))
-    np.add.at(columns.T, sharing.ravel(), table.reshape(len(known), -1).T)
-    upper = np.zeros(columns.shape[1])
-    upper[sharing] = np.broadcast_to([UPPER[feature] for feature in FEATURES], sharing.shape)
-    scale = np.where(columns.max(axis=0) > 0, columns.max(axis=0), 1.0)
-    matrix = columns / scale / latency[:, None]
-    ridge = 1e-4 * np.sqrt(len(known)) * np.diag(np.maximum(matrix.std(axis=0), 1e-12))
-    right = np.concatenate([np.ones(len(known)), np.zeros(len(ridge))])
-    solved = lsq_linear(np.concatenate([matrix, ridge]), right, bounds=(0.0, upper * scale), method="bvls")
-    coefficients = np.maximum(solved.x / scale, 0.0)[sharing].tolist()
+    problem = design(known, device)
+    solution = _solve(problem, latency, ridge)
+    solution *= _centre(problem.networks @ solution / latency)
+    kernels = _models(problem, solution)
+    sizes = [record.image_size for record in known]
     return PredictorPack.create(
-        strict=strict,
         name=name,
         description=description,
         device=device,
         families=sorted({record.family for record in known}),
         networks=len(known),
-        coefficients={str(kernel): values for kernel, values in zip(kernels, coefficients, strict=True)},
-        per_element_ms=_per_element(kernels, coefficients),
+        image_size=[min(sizes), max(sizes)],
+        kernels={str(kernel): model.to_json() for kernel, model in kernels.items()},
+        per_element_ms=float(f"{_per_element(kernels):.6g}"),
+        per_mac_ms=float(f"{_per_mac(problem, solution):.6g}"),
     )
 
 
-def _sharing(kernels: Sequence[Kernel]) -> NDArray[np.int64]:
-    """Return which unknown each (kernel, feature) takes its coefficient from, shape (K, F).
+def design(records: Sequence[Record], device: str) -> Design:
+    """Return the linear model of records."""
+    places: dict[Kernel, dict[tuple[int, int, int, int, int], int]] = {}
+    used: list[tuple[int, Kernel, int]] = []
+    parts: list[tuple[int, Kernel, int, float]] = []
+    for i, record in enumerate(records):
+        times = record.kernel_ms.get(device)
+        for position, entry in enumerate(record.kernels):
+            kernel, numbers = parse_entry(entry)
+            own = places.setdefault(kernel, {})
+            place = own.setdefault(numbers, len(own))
+            used.append((i, kernel, place))
+            if times is not None:
+                parts.append((i, kernel, place, times[position]))
+    columns: list[tuple[Kernel, int | None, str]] = []
+    blocks, part_blocks = [], []
+    seen = {kernel: shapes_of(list(places[kernel])) for kernel in sorted(places, key=str)}
+    for kernel, shapes in seen.items():
+        names = _candidates(kernel, shapes)
+        table = np.stack([_column(kernel, shapes, side, name) for side, name in names], axis=1)
+        counts = np.zeros((len(records), len(table)))
+        mine = [(i, place) for i, other, place in used if other == kernel]
+        np.add.at(counts, tuple(np.array(mine).T), 1.0)
+        columns += [(kernel, side, name) for side, name in names]
+        blocks.append(counts @ table)
+        rows = np.zeros((len(parts), len(names)))
+        for row, (_, other, place, _) in enumerate(parts):
+            if other == kernel:
+                rows[row] = table[place]
+        part_blocks.append(rows)
+    owner = np.array([i for i, _, _, _ in parts], dtype=np.int64)
+    part_ms = np.array([time for *_, time in parts])
+    return Design(columns, np.concatenate(blocks, axis=1), np.concatenate(part_blocks, axis=1), owner, part_ms, seen)
 
-    Kernels of one type and window share what a multiply-add and a weight cost; each stride has its own launch and
-    traffic. A network's first convolution is often the only one with its stride: it must not decide what multiply-adds
-    cost elsewhere.
-    """
-    own = {"launch", "input", "output"}
-    keys = [[(k.type, k.size, k.stride if feature in own else 0, feature) for feature in FEATURES] for k in kernels]
-    numbers: dict[tuple[str, int, int, str], int] = {}
-    return np.array([[numbers.setdefault(key, len(numbers)) for key in row] for row in keys], dtype=np.int64)
+
+def _candidates(kernel: Kernel, shapes: Shapes) -> list[tuple[int | None, str]]:
+    """Return the unknowns of a kernel: side of the output (None: any) and feature."""
+    result: list[tuple[int | None, str]] = [(None, name) for name in ("launch", "input", "output")]
+    if kernel.type not in WEIGHTED:
+        return result
+    result.append((None, "weights"))
+    if kernel.type != "conv":
+        return [*result, *((None, name) for name in _BLOCKS)]
+    sides = shapes.size_out[:, 0]
+    for side in np.unique(sides):
+        at = shapes.pick(sides == side)
+        result += [(int(side), name) for name in _BLOCKS]
+        for axis, values, again in (("cin", at.per_group, "output"), ("cout", at.cout, "input")):
+            steps = [step for step in _STEPS if values.min() <= step < values.max()]
+            result += [(int(side), f"{name} if {axis}>{step}") for step in steps for name in ("macs", again)]
+    return result
 
 
-def _per_element(kernels: Sequence[Kernel], coefficients: Sequence[Sequence[float]]) -> float:
-    """Return ms per 1e6 elements read or written: of additions, which do nothing but move."""
-    table = dict(zip(map(str, kernels), coefficients, strict=True))
-    add = table.get("add-1-1", [0.0] * len(FEATURES))
-    moved = (add[FEATURES.index("input")] + add[FEATURES.index("output")]) / 2
-    if moved > 0:
-        return float(moved)
-    every = [row[FEATURES.index(key)] for row in coefficients for key in ("input", "output")]
-    positive = [value for value in every if value > 0]
-    return float(np.median(positive)) if positive else 0.0
+def _column(kernel: Kernel, shapes: Shapes, side: int | None, name: str) -> Floats:
+    values = feature(name, kernel, shapes)
+    return values if side is None else np.where(shapes.size_out[:, 0] == side, values, 0.0)
 
 
-def predict_records(pack: PredictorPack, records: Sequence[Record]) -> NDArray[np.float64]:
-    """Return the predicted latency in ms of every record, shape (N,)."""
-    kernels, table = design(records)
-    return np.asarray(sum(table[:, i] @ pack.coefficients_of(kernel)[0] for i, kernel in enumerate(kernels)))
+def _solve(problem: Design, latency: Floats, ridge: float) -> Floats:
+    """Return the coefficients."""
+    rows = np.concatenate([problem.networks / latency[:, None], problem.parts / latency[problem.owner, None]])
+    wanted = np.concatenate([np.ones(len(latency)), problem.part_ms / latency[problem.owner]])
+    scale = np.where(rows.max(axis=0) > 0, rows.max(axis=0), 1.0)
+    rows = rows / scale
+    pull = ridge**2 * len(latency) * np.maximum(rows[: len(latency)].std(axis=0), 1e-9) ** 2
+    upper = _upper(problem, latency) * scale
+    weights = np.ones(len(wanted))
+    for _ in range(3):
+        gram = (rows.T * weights) @ rows + np.diag(pull)
+        solution = _bounded(gram, (rows.T * weights) @ wanted, upper)
+        error = np.abs(rows @ solution - wanted)
+        weights = np.minimum(1.0, _ROBUST / np.maximum(error, 1e-9))
+    return solution / scale
 
 
-def evaluate(pack: PredictorPack, records: Iterable[Record]) -> dict[str, float]:
-    """Return ``within_10`` (share of networks), ``median_error`` and ``rank_correlation`` on measured networks."""
-    known = [record for record in records if pack.device in record.latency_ms]
-    predicted = predict_records(pack, known)
-    measured = np.array([record.latency_ms[pack.device] for record in known])
-    error = np.abs(predicted / measured - 1)
+def _upper(problem: Design, latency: Floats) -> Floats:
+    """Return the largest sensible coefficient of every column, see `_MOST`."""
+    upper = np.full(len(problem.columns), np.inf)
+    # The few weights of a depthwise convolution stand for its channels, each of which may need a start of its own.
+    names = np.array(
+        ["" if kernel.type == "dwconv" and name == "weights" else name for kernel, _, name in problem.columns]
+    )
+    for name in ("launch", "input", "output", "weights"):
+        total = problem.networks[:, names == name].sum(axis=1)
+        if (total > 0).any():
+            upper[names == name] = _MOST * float((latency[total > 0] / total[total > 0]).min())
+    return upper
+
+
+def _bounded(gram: Floats, right: Floats, upper: Floats) -> Floats:
+    """Minimise xᵀGx/2 − xᵀr over 0 <= x <= upper; what exceeds a bound is set to it and the rest solved again."""
+    solution = np.zeros(len(right))
+    free = np.ones(len(right), dtype=bool)
+    while free.any():
+        inner = gram[np.ix_(free, free)]
+        factor = np.linalg.cholesky(inner + 1e-12 * np.trace(inner) / len(inner) * np.eye(len(inner)))
+        reduced = right[free] - gram[np.ix_(free, ~free)] @ solution[~free]
+        solution[free] = nnls(factor.T, np.linalg.solve(factor, reduced), maxiter=50 * len(right))[0]
+        above = free & (solution > upper)
+        if not above.any():
+            break
+        solution[above] = upper[above]
+        free &= ~above
+    return solution
+
+
+def _centre(ratio: Floats) -> float:
+    """Return the factor near 1 that puts most of predicted / measured within ±10%."""
+    factors = np.linspace(0.97, 1.03, 61)
+    share = [float((np.abs(factor * ratio - 1) <= 0.1).mean()) for factor in factors]
+    smooth = uniform_filter1d(np.array(share), 9, mode="nearest")
+    best = smooth >= smooth.max() - 1e-12
+    return float(factors[best][np.argmin(np.abs(factors[best] - 1))])
+
+
+def _models(problem: Design, solution: Floats) -> dict[Kernel, KernelModel]:
+    """Return the models of all kernels, coefficients rounded to 6 digits."""
+    everywhere: dict[Kernel, dict[str, float]] = {kernel: {} for kernel in problem.seen}
+    sides: dict[Kernel, dict[int, dict[str, float]]] = {kernel: {} for kernel in problem.seen}
+    for (kernel, side, name), value in zip(problem.columns, solution, strict=True):
+        row = everywhere[kernel] if side is None else sides[kernel].setdefault(side, {})
+        if value > 0:
+            row[name] = float(f"{value:.6g}")
     return {
-        "networks": float(len(known)),
-        "within_10": float((error <= 0.1).mean()),
-        "median_error": float(np.median(error)),
-        "rank_correlation": float(spearmanr(predicted, measured).statistic),
+        kernel: KernelModel(
+            everywhere[kernel],
+            sides[kernel],
+            (int(shapes.per_group.min()), int(shapes.per_group.max())),
+            (int(shapes.cout.min()), int(shapes.cout.max())),
+        )
+        for kernel, shapes in problem.seen.items()
     }
+
+
+def _per_element(kernels: Mapping[Kernel, KernelModel]) -> float:
+    """Return ms per 1e6 elements read or written: of kernels that only move, else of those that compute least."""
+    tiers = [[kernel for kernel in kernels if kernel.type not in WEIGHTED]]
+    tiers += [
+        [kernel for kernel in kernels if kernel.window == window] for window in sorted({k.window for k in kernels})
+    ]
+    for tier in tiers:
+        costs = [kernels[kernel].everywhere.get(key, 0.0) for kernel in tier for key in ("input", "output")]
+        positive = [cost for cost in costs if cost > 0]
+        if positive:
+            return float(np.median(positive))
+    return 0.0
+
+
+def _per_mac(problem: Design, solution: Floats) -> float:
+    """Return ms per 1e6 multiply-adds: what all dense convolutions take, over what they multiply."""
+    dense = np.array([kernel.type == "conv" for kernel, _, _ in problem.columns])
+    plain = np.array([name == "macs" for _, _, name in problem.columns]) & dense
+    total = problem.networks.sum(axis=0)
+    return float((total * solution)[dense].sum() / max(total[plain].sum(), 1e-12))

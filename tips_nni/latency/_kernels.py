@@ -7,24 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.core import Operation
+from tips_nni.core import Operation, TipsError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: Features of a kernel; each is nondecreasing in every channel count, so with non-negative coefficients the predicted
-#: time is monotone in width. ``macs/n``: multiply-adds with channels rounded up to multiples of n, as a device that
-#: works on n channels at a time pays; in 1e6. Sizes in 1e6 elements.
-FEATURES = ("launch", "macs", "macs/4", "macs/8", "macs/16", "macs/32", "input", "output", "weights")
-
-#: Kernels that the packs are fitted on.
-FITTED = ("conv", "dwconv", "fc", "add", "maxpool")
-#: Kernels that the measurements lack and that multiply; they go by the dense convolutions.
-MULTIPLYING = ("groupconv", "attention")
-#: Kernels that the measurements lack; their time is estimated from the bytes that they move, but for those above.
-ESTIMATED = (*MULTIPLYING, "avgpool", "mul", "act", "norm", "concat")
-#: Kernels whose multiply-adds and weights count.
-_COUNTED = ("conv", "dwconv", "fc", *MULTIPLYING)
+#: Types whose multiply-adds cost time.
+WEIGHTED = ("conv", "dwconv", "groupconv", "fc", "attention")
+#: Types that only move data; without measurements their time is estimated from the elements that they move.
+MOVING = ("add", "maxpool", "avgpool", "mul", "act", "norm", "concat")
+#: All types.
+KERNEL_TYPES = (*WEIGHTED, *MOVING)
 #: Activations that a device runs as a part of the convolution before them.
 _FUSED_ACTIVATIONS = ("relu", "identity", "hardtanh", "threshold")
 
@@ -34,17 +27,52 @@ class Kernel:
     """One kind of kernel.
 
     Attributes:
-        type: one of `FITTED` or `ESTIMATED`.
-        size: side of the window, 1 where there is none.
+        type: one of `KERNEL_TYPES`.
+        size: side of the window, 1 where there is none; its height where the window is not square.
         stride: 1 or more.
+        width: width of the window where it is not square, else 0.
     """
 
     type: str
     size: int = 1
     stride: int = 1
+    width: int = 0
+
+    @property
+    def window(self) -> int:
+        """Positions of the input that one output reads."""
+        return self.size * (self.width or self.size)
 
     def __str__(self) -> str:
-        return f"{self.type}-{self.size}-{self.stride}"
+        return f"{self.type}-{self.size}{f'x{self.width}' if self.width else ''}-{self.stride}"
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of M kernels of one kind.
+
+    Attributes:
+        cin: input channels, shape (M,).
+        cout: output channels, shape (M,).
+        size_in: (height, width) of the input, shape (M, 2).
+        size_out: (height, width) of the output, shape (M, 2).
+        per_group: input channels that one output channel reads (of an attention: keys and values), shape (M,).
+    """
+
+    cin: Ints
+    cout: Ints
+    size_in: Ints
+    size_out: Ints
+    per_group: Ints
+
+    @property
+    def side(self) -> Floats:
+        """Side of the square with as many positions as the output, shape (M,)."""
+        return np.sqrt(self.size_out.prod(axis=1).astype(np.float64))
+
+    def pick(self, mask: NDArray[np.bool_]) -> Shapes:
+        """Return the shapes where `mask`, shape (M,), is true."""
+        return Shapes(self.cin[mask], self.cout[mask], self.size_in[mask], self.size_out[mask], self.per_group[mask])
 
 
 def kernel_of(operation: Operation) -> Kernel | None:
@@ -52,55 +80,92 @@ def kernel_of(operation: Operation) -> Kernel | None:
 
     Batch normalisation and ReLU-like activations are part of the convolution before them, views move nothing.
     """
-    size, stride = max(operation.kernel), max(operation.stride)
+    height, width = operation.kernel
+    size, stride = height, max(operation.stride)
+    width = 0 if width == height else width
     match operation.kind:
         case "conv":
             if operation.group_width is None and operation.groups is None:
-                return Kernel("conv", size, stride)
-            return Kernel("dwconv" if operation.group_width == 1 else "groupconv", size, stride)
+                return Kernel("conv", size, stride, width)
+            return Kernel("dwconv" if operation.group_width == 1 else "groupconv", size, stride, width)
         case "filter":
-            return Kernel("dwconv", size, stride) if size else Kernel("avgpool", 2, 2)
+            return Kernel("dwconv", size, stride, width) if size else Kernel("avgpool", 2, 2)
         case "linear":
             return Kernel("fc")
-        case "add" | "attention":
+        case "add" | "mul" | "concat" | "attention":
             return Kernel(operation.kind)
-        case "mul" | "concat":
-            return Kernel(operation.kind)
+        case "scale":
+            return Kernel("mul")
         case "pool":
             return Kernel("maxpool" if "max" in operation.type.lower() else "avgpool", 2, 2)
         case "norm":
-            return None if "batchnorm" in operation.type.lower() else Kernel("norm")
+            name, _, activation = operation.type.lower().partition("+")
+            if "batchnorm" not in name:
+                return Kernel("norm")
+            return Kernel("act") if activation and not _is_fused(activation) else None
         case "act":
-            fused = any(word in operation.type.lower() for word in _FUSED_ACTIVATIONS)
-            return None if fused else Kernel("act")
+            return None if _is_fused(operation.type.lower()) else Kernel("act")
         case _:
             return None
 
 
-def features(kernel: Kernel, cin: Ints, cout: Ints, size_in: Ints, size_out: Ints, per_group: Ints) -> Floats:
-    """Return the features of kernels of one kind, shape (M, len(FEATURES)).
+def _is_fused(activation: str) -> bool:
+    """Tell whether an activation runs as a part of what is before it; a norm traced in two is one."""
+    return any(word in activation for word in (*_FUSED_ACTIVATIONS, "batchnorm", "layernorm"))
 
-    Args:
-        kernel: the kind.
-        cin: input channels, shape (M,).
-        cout: output channels, shape (M,).
-        size_in: (height, width) of the input, shape (M, 2).
-        size_out: (height, width) of the output, shape (M, 2).
-        per_group: input channels that one output channel reads (of an attention: keys and values), shape (M,).
+
+def check_feature(name: str) -> None:
+    """Check that `feature` knows a name.
+
+    Raises:
+        TipsError: it does not.
     """
-    positions = size_out.prod(axis=1)
-    window = kernel.size**2
-    columns = [np.ones(len(cin))]
-    for block in (1, 4, 8, 16, 32):
-        depth = per_group if kernel.type in ("dwconv", "groupconv") else _round_up(per_group, block)
-        columns.append(_round_up(cout, block) * depth * window * positions / 1e6)
-    if kernel.type not in _COUNTED:
-        columns[1:] = [np.zeros(len(cin))] * 5
-    columns.append(cin * size_in.prod(axis=1) / 1e6)
-    columns.append(cout * positions / 1e6)
-    weights = cout * per_group * window / 1e6
-    columns.append(weights if kernel.type in _COUNTED else np.zeros(len(cin)))
-    return np.stack(columns, axis=1).astype(np.float64)
+    base, _, condition = name.partition(" if ")
+    axis, _, limit = condition.partition(">")
+    word, _, block = base.partition("/")
+    known = base in ("launch", "macs", "input", "output", "weights") or (word == "macs" and block.isdigit())
+    if not known or (condition and not (axis in ("cin", "cout") and limit.isdigit())):
+        raise TipsError(
+            f"unknown feature {name!r}; write launch, macs, macs/8, input, output or weights, each with ` if cin>64` "
+            "or ` if cout>64` behind it where it counts above that many channels only"
+        )
+
+
+def feature(name: str, kernel: Kernel, shapes: Shapes) -> Floats:
+    """Return one feature of kernels of one kind, shape (M,).
+
+    Each is nondecreasing in every channel count, so with coefficients that are not negative the predicted time is
+    monotone in width:
+
+    - ``launch``: 1.
+    - ``macs``: multiply-adds in 1e6; ``macs/8``: with channels rounded up to multiples of 8, as a device that works on
+      8 channels at a time pays.
+    - ``input``, ``output``: elements read and written, in 1e6; ``weights``: entries of the weight, in 1e6.
+    - ``macs if cin>64``: counts above so many input channels only: a device splits what exceeds its memory into tiles,
+      and then ``output if cin>64`` is what each further tile adds up again, ``input if cout>64`` what is read again.
+    """
+    base, _, condition = name.partition(" if ")
+    values = _base(base, kernel, shapes)
+    if not condition:
+        return values
+    axis, _, limit = condition.partition(">")
+    return values * ((shapes.per_group if axis == "cin" else shapes.cout) > int(limit))
+
+
+def _base(name: str, kernel: Kernel, shapes: Shapes) -> Floats:
+    if name == "launch":
+        return np.ones(len(shapes.cin))
+    if name == "input":
+        return shapes.cin * shapes.size_in.prod(axis=1) / 1e6
+    if name == "output":
+        return shapes.cout * shapes.size_out.prod(axis=1) / 1e6
+    if kernel.type not in WEIGHTED:
+        return np.zeros(len(shapes.cin))
+    if name == "weights":
+        return shapes.cout * shapes.per_group * kernel.window / 1e6
+    block = int(name.partition("/")[2] or 1)
+    depth = _round_up(shapes.per_group, block) if kernel.type in ("conv", "fc") else shapes.per_group
+    return _round_up(shapes.cout, block) * depth * kernel.window * shapes.size_out.prod(axis=1) / 1e6
 
 
 def _round_up(values: Ints, block: int) -> Ints:

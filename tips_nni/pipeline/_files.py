@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from tips_nni.core import TipsError, write_text
+from tips_nni.latency import LATENCY_TABLE
 from tips_nni.specs import ARCHITECTURE, RUN_SPEC, RunSpec
 
 ANYTIME_MODEL = "anytime.safetensors"
@@ -22,6 +23,7 @@ _WRITTEN = (
     "explain*.png",
     "explain.json",
     "front.*",
+    LATENCY_TABLE,
     "measurements.json",
     "onnx",
     "report.html",

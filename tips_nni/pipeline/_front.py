@@ -144,6 +144,6 @@ def information(parts: Parts) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "mean": list(data.mean),
         "std": list(data.std),
-        "latency_target": parts.spec.constraints.target,
+        "latency_target": parts.latency.target,
         "tips-nni": __version__,
     }

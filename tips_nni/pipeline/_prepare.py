@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 
-from tips_nni.core import CostModel, CostTable, Policy, TipsError, make_policy
+from tips_nni.core import CostModel, CostTable, Policy, TipsError, make_policy, write_json
 from tips_nni.elastic import Supernet, convert
-from tips_nni.latency import LatencyTable, load_pack
-from tips_nni.specs import RunSpec, StrategySpec, load_space, load_strategy
+from tips_nni.latency import LATENCY_TABLE, LatencyModel, latency_model
+from tips_nni.latency.nn_meter import NnMeterTable
+from tips_nni.specs import ARCHITECTURE, RunSpec, StrategySpec, load_space, load_strategy
 from tips_nni.training import ImageData, check_training, load_data
 
 _log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class Parts:
     data: ImageData
     supernet: Supernet
     table: CostTable
-    latency: LatencyTable
+    latency: LatencyModel
     policy: Policy
 
     @property
@@ -68,9 +70,23 @@ def prepare(spec: RunSpec) -> Parts:
         arguments=spec.backbone.args,
     )
     table = CostTable(supernet.architecture)
-    latency = LatencyTable(supernet.architecture, load_pack(spec.constraints.target))
+    latency = latency_model(
+        spec.constraints.target,
+        supernet.architecture,
+        supernet=supernet,
+        backbone=spec.backbone.name,
+        packs=spec.constraints.packs,
+        coverage=spec.constraints.coverage,
+    )
     policy = make_policy(strategy.policy.name, supernet.architecture, strategy.policy.options)
     return Parts(spec, strategy, data, supernet, table, latency, policy)
+
+
+def describe_network(parts: Parts, folder: Path) -> None:
+    """Write what readers without torch need: the architecture, and the latency table where it needs the modules."""
+    write_json(folder / ARCHITECTURE, parts.supernet.architecture.to_json())
+    if isinstance(parts.latency, NnMeterTable):
+        parts.latency.save(folder / LATENCY_TABLE)
 
 
 def _statistics(spec: RunSpec) -> dict[str, Any]:

@@ -33,9 +33,9 @@ from tips_nni.pipeline._front import (
     point_row,
     search,
 )
-from tips_nni.pipeline._prepare import Parts, prepare
-from tips_nni.report import describe_diagnostics, front_table, write_report
-from tips_nni.specs import ARCHITECTURE, RunSpec
+from tips_nni.pipeline._prepare import Parts, describe_network, prepare
+from tips_nni.report import describe_coverage, describe_diagnostics, front_table, write_report
+from tips_nni.specs import RunSpec
 from tips_nni.training import process_rank, train
 
 
@@ -76,7 +76,7 @@ def run(
     if rank == 0:
         claim(spec, resume=resume, overwrite=overwrite)
         _introduce(console, parts)
-        write_json(folder / ARCHITECTURE, parts.supernet.architecture.to_json())
+        describe_network(parts, folder)
     with _timed("train", seconds):
         summary = train(
             parts.supernet,
@@ -113,13 +113,14 @@ def run(
     write_csv(folder / "evaluated.csv", [_flat(point_row(point)) for point in result.evaluated])
     write_json(folder / "run.json", facts)
     page = write_report(folder)
-    Console(highlight=False).print(front_table(rows, spec.constraints.target))
+    Console(highlight=False).print(front_table(rows, parts.latency.target))
     if result.diagnostics:
         print(f"search         {describe_diagnostics(result.diagnostics)}")
     print(f"anytime model  {folder / ANYTIME_MODEL}")
     for item in exports:
         print(f"ONNX           {folder / 'onnx' / item['file']}  (onnxruntime − torch: {item['difference']:.1e})")
     print(f"report         {page}")
+    print(f"latency        predicted for {parts.latency.target}; {describe_coverage(facts['latency'])}")
     for warning in facts["latency"]["warnings"]:
         print(f"note           {warning}")
     print(f"next           {facts['next'][0]}")
@@ -165,7 +166,7 @@ def _introduce(console: Console, parts: Parts) -> None:
         f"{costs[name].evaluate(smallest)[0]:.3g}–{costs[name].evaluate(largest)[0]:.3g} {label}"
         for name, label in (("mflops", "MFLOPs"), ("params_m", "M parameters"), ("latency_ms", "ms predicted"))
     )
-    console.print(f"subnets from {span} ({spec.constraints.target})")
+    console.print(f"subnets from {span} ({parts.latency.target})")
     console.print(
         f"{data.num_classes} classes, images {data.in_chans}×{data.image_size}×{data.image_size}; "
         f"{len(parts.supernet.fixed)} channel groups or stages stay fixed (reasons in the report)"
@@ -237,7 +238,7 @@ def _facts(
             "scipy": scipy.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        "latency": {"target": spec.constraints.target, "unit": "ms", **coverage},
+        "latency": {"target": parts.latency.target, "unit": "ms", **coverage},
         "seconds": seconds,
         "hypervolume": result.hypervolume,
         "search": {

@@ -52,6 +52,7 @@ class _Latency(TypedDict):
     target: str
     covered_flops_share: float
     estimates: list[str]
+    neighbours: NotRequired[list[str]]
     warnings: list[str]
 
 

@@ -65,6 +65,16 @@ def describe_diagnostics(diagnostics: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
+def describe_coverage(coverage: Mapping[str, Any]) -> str:
+    """Describe in one line how much of a predicted latency was measured, and what was not."""
+    others = [f"{name} (neighbour)" for name in coverage["neighbours"]] + list(coverage["estimates"])
+    others += [f"{name} (not counted)" for name in coverage.get("missing", ())]
+    return (
+        f"measured: {coverage['covered_kernels_share']:.0%} of the kernels, {coverage['covered_flops_share']:.0%} of "
+        f"the multiply-adds; not measured: {', '.join(others) or 'none'}"
+    )
+
+
 def explain_tables(explanation: Mapping[str, Any], count: int = 15) -> list[Table]:
     """Return the most important operations, where the policy knows them, and the probability of every option."""
     tables = []

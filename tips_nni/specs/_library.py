@@ -17,7 +17,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 def is_path(text: str) -> bool:
     """Return whether `text` is a path of the user's own file rather than the name of a built-in."""
-    return text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text
+    return text.endswith((".yaml", ".yml", ".json", ".csv")) or "/" in text or "\\" in text
 
 
 def space_names() -> list[str]:

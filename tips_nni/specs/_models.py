@@ -140,7 +140,14 @@ class SearchSpec(Spec):
 class ConstraintsSpec(Spec):
     """Upper bounds that every subnet of the front keeps."""
 
-    target: Text = Field("pixel4_cpu", description="the device whose latency is predicted")
+    target: Text = Field(
+        "pixel4_cpu",
+        description="device whose latency is predicted: a name, or a path to a pack, look-up table or nn-Meter folder",
+    )
+    packs: Text | None = Field(None, description="folder for predictors of nn-Meter's, downloaded at the first use")
+    coverage: Literal["warn", "refuse"] = Field(
+        "warn", description="what to do when less than 95% of the multiply-adds are in kernels measured on the target"
+    )
     latency_ms: Bound | None = Field(None, description="predicted latency on the target, in ms")
     mflops: Bound | None = Field(None, description="multiply-adds of one image, in millions")
     params_m: Bound | None = Field(None, description="parameters, in millions")

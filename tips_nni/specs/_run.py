@@ -21,8 +21,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
     """Load a run spec, resolve it and check everything that can be checked without running.
 
     Resolved means: the search space is named, the search is the strategy's with the run's own keys on top, and the
-    paths of data, checkpoint, space and strategy are absolute. They are relative to the folder of the spec, those of
-    an override to the current folder. `output` stays as written, relative to the current folder.
+    paths of data, checkpoint, space, strategy and latency target are absolute. They are relative to the folder of the
+    spec, those of an override to the current folder. `output` stays as written, relative to the current folder.
 
     Args:
         path: the YAML file.
@@ -48,7 +48,10 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
     data = run.data.model_copy(update={"path": _file(document, path, ("data", "path"), run.data.path)})
     checkpoint = _file(document, path, ("backbone", "checkpoint_path"), run.backbone.checkpoint_path)
     backbone = run.backbone.model_copy(update={"checkpoint_path": checkpoint})
+    target = _library_path(document, path, ("constraints", "target"), run.constraints.target)
+    packs = _file(document, path, ("constraints", "packs"), run.constraints.packs)
     if check_paths:
+        _must_exist(document, ("constraints", "target"), None if target == run.constraints.target else target)
         _must_exist(document, ("backbone", "checkpoint_path"), checkpoint)
         if not data.download:
             _must_exist(document, ("data", "path"), data.path)
@@ -59,6 +62,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, check_paths: bo
             "search": located(document, ("search",), lambda: _search(run, strategy)),
             "data": data,
             "backbone": backbone,
+            "constraints": run.constraints.model_copy(update={"target": target, "packs": packs}),
         }
     )
 

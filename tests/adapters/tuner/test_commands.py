@@ -7,14 +7,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from nni.experiment.config import ExperimentConfig
 from nni.tools.package_utils import AlgoMeta, get_algo_meta, register_algo_meta
 
 from tips_nni.adapters import TIPSTuner, check_experiment, register, unregister, write_experiment
+from tips_nni.adapters.tuner._task import load_task
 from tips_nni.cli import main
 from tips_nni.core import TipsError
+from tips_nni.latency import latency_model, load_pack
 from tips_nni.specs import load_run
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "nni"
@@ -218,3 +221,14 @@ def test_without_nni_the_commands_say_what_to_install(command, config, capsys, m
     monkeypatch.setitem(sys.modules, "nni", None)
     assert main([str(config) if word == "CONFIG" else word for word in command.split()]) == 2
     assert "pip install 'tips-nni[nni]'" in capsys.readouterr().err
+
+
+def test_a_pack_of_ones_own_goes_along(spec_file, trained, tmp_path):
+    pack = tmp_path / "mine.json"
+    load_pack("adreno630").save(pack)
+    write_experiment(load_run(spec_file, [f"output={trained}", f"constraints.target={pack}"]), tmp_path / "experiment")
+    pack.unlink()
+    task = load_task(tmp_path / "experiment")
+    codes = task.space.sample(np.random.default_rng(0), 20)
+    here = latency_model("adreno630", task.architecture).evaluate(codes)
+    np.testing.assert_array_equal(task.costs["latency_ms"].evaluate(codes), here)

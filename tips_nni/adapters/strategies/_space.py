@@ -17,11 +17,11 @@ from tips_nni.adapters import _patches
 from tips_nni.adapters.strategies._weights import load_weights, save_weights
 from tips_nni.core import CostModel, CostTable, SearchSpace, SubnetConfig
 from tips_nni.elastic import Supernet, convert
-from tips_nni.latency import LatencyTable, load_pack
+from tips_nni.latency import latency_model, require_target
 from tips_nni.specs import is_path, load_space, space_for
 
 Sample = dict[str, Any]
-_PATHS = ("space", "checkpoint_path", "weights")
+_PATHS = ("space", "checkpoint_path", "weights", "target")
 _patches.apply()
 
 
@@ -106,7 +106,9 @@ class TimmSpace(ModelSpace):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self._pack = load_pack(target)
+        require_target(target)
+        self._target = target
+        self._backbone = backbone
         supernet = _make_supernet(
             backbone,
             space,
@@ -129,7 +131,7 @@ class TimmSpace(ModelSpace):
     def costs(self) -> Mapping[str, CostModel]:
         """Every cost by its name."""
         architecture = self.supernet.architecture
-        latency = LatencyTable(architecture, self._pack)
+        latency = latency_model(self._target, architecture, supernet=self.supernet, backbone=self._backbone)
         return {**CostTable(architecture).models(), latency.name: latency}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class TimmSpace(ModelSpace):
         """Record the arguments for trial processes, which may run in another folder (called by NNI)."""
         for key in _PATHS:
             value = kwargs.get(key)
-            if value is not None and (key != "space" or is_path(value)):
+            if value is not None and (key not in ("space", "target") or is_path(value)):
                 kwargs[key] = str(Path(value).expanduser().resolve())
         super().save_init_arguments(*args, **kwargs)
 

@@ -14,8 +14,8 @@ import yaml
 
 from tips_nni.adapters.tuner._task import nni_search_space
 from tips_nni.core import TipsError, check_feasible, replacing, write_text
-from tips_nni.pipeline import prepare
-from tips_nni.specs import ARCHITECTURE, RUN_SPEC, RunSpec, is_path
+from tips_nni.pipeline import describe_network, prepare
+from tips_nni.specs import RUN_SPEC, RunSpec, is_path
 from tips_nni.training import CHECKPOINT
 
 Platform = Literal["local", "remote"]
@@ -77,7 +77,7 @@ def write_experiment(
     python = sys.executable if platform == "local" else "python3"
     command = shlex.join([python, "-m", "tips_nni.cli", "nni-trial", ".", *arguments])
     write_text(folder / RUN_SPEC, _self_contained(spec, folder).to_yaml())
-    write_text(folder / ARCHITECTURE, json.dumps(parts.supernet.architecture.to_json()) + "\n")
+    describe_network(parts, folder)
     write_text(folder / "search_space.json", json.dumps(nni_search_space(parts.supernet.space), indent=2) + "\n")
     config = {
         "experimentName": f"{spec.backbone.name}, strategy {spec.strategy}",
@@ -101,12 +101,17 @@ def machine_paths(spec: RunSpec) -> list[str]:
 
 
 def _self_contained(spec: RunSpec, folder: Path) -> RunSpec:
-    """Copy the run's own YAML files into the folder and return the run with their new names."""
+    """Copy the run's own files (YAML, latency target) into the folder and return the run with their new names."""
     names = {}
     for key, value in (("space", spec.space), ("strategy", spec.strategy)):
         if value is not None and is_path(value):
             write_text(folder / f"{key}.yaml", Path(value).read_text(encoding="utf-8"))
             names[key] = f"./{key}.yaml"
+    target = Path(spec.constraints.target)
+    if target.is_file():
+        name = f"./target{target.suffix}"
+        write_text(folder / name, target.read_text(encoding="utf-8"))
+        spec = spec.model_copy(update={"constraints": spec.constraints.model_copy(update={"target": name})})
     return spec.model_copy(update=names)
 
 

@@ -25,7 +25,7 @@ from tips_nni.core import (
     make_search,
     unknown,
 )
-from tips_nni.latency import LatencyTable, load_pack
+from tips_nni.latency import latency_model
 from tips_nni.specs import ARCHITECTURE, RUN_SPEC, ConstraintsSpec, RunSpec, SearchSpec, load_run, load_strategy
 
 
@@ -42,6 +42,7 @@ class SearchTask:
         settings: of the search.
         algorithm: of the search.
         options: of the algorithm.
+        folder: where the task was read.
     """
 
     architecture: Architecture
@@ -52,6 +53,7 @@ class SearchTask:
     settings: SearchSettings
     algorithm: str
     options: Mapping[str, Any]
+    folder: Path
 
     @property
     def space(self) -> SearchSpace:
@@ -61,7 +63,13 @@ class SearchTask:
     @property
     def costs(self) -> Mapping[str, CostModel]:
         """Every cost by its name: mflops, params_m, memory_mb, latency_ms."""
-        latency = LatencyTable(self.architecture, load_pack(self.constraints.target))
+        latency = latency_model(
+            self.constraints.target,
+            self.architecture,
+            backbone=self.spec.backbone.name,
+            run=self.folder,
+            coverage=self.constraints.coverage,
+        )
         return {**CostTable(self.architecture).models(), latency.name: latency}
 
     def search(self, seed: int) -> SearchAlgorithm:
@@ -123,6 +131,7 @@ def load_task(
         ),
         algorithm=declared.algorithm,
         options=declared.options,
+        folder=folder,
     )
 
 

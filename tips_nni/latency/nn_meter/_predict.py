@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _COVERED = 0.95
+_COVERED_KERNELS = 0.8
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def predict_blocks(blocks: Sequence[Block], pack: NnMeterPack, *, refuse: bool =
     covered = [block.kernel for (block, _), known in zip(work, found, strict=True) if known]
     latency = float(load_part("predictor.prediction.predict_by_kernel").nn_predict(pack.kernels, covered))
     coverage = coverage_of(work, pack)
-    if refuse and coverage.warnings:
+    if refuse and coverage.flops_share < _COVERED:
         raise TipsError(f"{coverage.warnings[0]}; take another pack, or do not refuse")
     times = tuple(
         KernelTime(
@@ -130,12 +131,16 @@ def coverage_of(work: Sequence[tuple[Block, Reading]], pack: NnMeterPack) -> Cov
             missing[reading.predictor] = missing.get(reading.predictor, 0) + 1
     share = float(flops[known].sum() / flops.sum()) if flops.sum() > 0 else 1.0
     named = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
+    kernels = float(known.mean()) if len(known) else 1.0
     warnings = (
-        (f"latency by {pack.name}: its predictors cover {share:.0%} of the multiply-adds; not counted: {named}",)
-        if share < _COVERED
+        (
+            f"latency by {pack.name}: its predictors cover {share:.0%} of the multiply-adds and {kernels:.0%} of the "
+            f"kernels; not counted: {named}",
+        )
+        if share < _COVERED or kernels < _COVERED_KERNELS
         else ()
     )
-    return Coverage(share, float(known.mean()) if len(known) else 1.0, missing, warnings)
+    return Coverage(share, kernels, missing, warnings)
 
 
 def coverage_json(coverage: Coverage) -> dict[str, Any]:
@@ -143,6 +148,7 @@ def coverage_json(coverage: Coverage) -> dict[str, Any]:
     return {
         "covered_flops_share": coverage.flops_share,
         "covered_kernels_share": coverage.kernels_share,
+        "covered_ms_share": 1.0,
         "missing": dict(coverage.missing),
         "estimates": [],
         "neighbours": [],

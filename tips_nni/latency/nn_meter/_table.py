@@ -13,7 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.core import Codes, CostModel, SearchSpace, TabulatedCost, Term, TipsError, replacing
+from tips_nni.core import Codes, SearchSpace, TabulatedCost, Term, TipsError, replacing
+from tips_nni.latency._table import LatencyModel, check_coverage
 from tips_nni.latency.nn_meter._pack import NnMeterPack
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _CHECKS = 3
 _TOLERANCE = 1e-9
 
 
-class NnMeterTable(CostModel):
+class NnMeterTable(LatencyModel):
     """Latency of one image in ms: what nn-Meter's `predict` gives for the exported subnet.
 
     The table is built from one export of the largest subnet and then compared with nn-Meter's own split of other
@@ -35,12 +36,9 @@ class NnMeterTable(CostModel):
 
     Attributes:
         space: the search space.
-        pack_name: name of the pack.
+        target: name of the pack.
         pack_digest: its digest.
     """
-
-    name = "latency_ms"
-    unit = "ms"
 
     def __init__(
         self, supernet: Supernet, pack: NnMeterPack, *, cache: Path | None = None, refuse: bool = False
@@ -64,12 +62,12 @@ class NnMeterTable(CostModel):
             self._adopt(*_build(supernet, pack))
             if path is not None:
                 self.save(path)
-        if refuse and self._coverage["warnings"]:
-            raise TipsError(f"{self._coverage['warnings'][0]}; take another pack, or do not refuse")
+        if refuse:
+            check_coverage(self)
 
     def _adopt(self, header: dict[str, Any], space: SearchSpace, terms: Sequence[Term]) -> None:
         self.space = space
-        self.pack_name = str(header["pack"])
+        self.target = str(header["pack"])
         self.pack_digest = str(header["digest"])
         self._coverage: dict[str, Any] = header["coverage"]
         self._terms = list(terms)
@@ -84,8 +82,8 @@ class NnMeterTable(CostModel):
 
         Returns:
             ``covered_flops_share`` and ``covered_kernels_share``, 0 to 1; ``missing``, kernels without a predictor and
-            their number, which count as 0 ms; ``warnings``, one line each; ``estimates``, ``neighbours`` and
-            ``families``, empty, as in the tables of other packs.
+            their number, which count as 0 ms; ``warnings``, one line each; and what tables of other packs have:
+            ``estimates``, ``neighbours`` and ``families``, empty, and ``covered_ms_share``, 1.
         """
         return self._coverage
 
@@ -97,7 +95,7 @@ class NnMeterTable(CostModel):
         """
         header = {
             "format": FORMAT,
-            "pack": self.pack_name,
+            "pack": self.target,
             "digest": self.pack_digest,
             "space": self.space.to_json(),
             "coverage": self._coverage,
