@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tips_nni.core import SearchSpace
+from tips_nni.core import Architecture, SearchSpace
 from tips_nni.elastic._attention import fold_attention
 from tips_nni.elastic._backbone import create_backbone
 from tips_nni.elastic._describe import describe
 from tips_nni.elastic._dimensions import choose_dimensions
-from tips_nni.elastic._meta import ghost_of
+from tips_nni.elastic._meta import collector_paused, ghost_of
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sections import find_stages, within
 from tips_nni.elastic._sort import sort_channels
@@ -64,6 +64,19 @@ def convert(
         recipe = {"model_name": backbone, **extra}
     else:
         model = backbone
+    with collector_paused():
+        plan, architecture, fixed = _make_elastic(model, space, image_size, in_chans)
+    if pretrained or checkpoint_path or not isinstance(backbone, str):
+        sort_channels(model, plan)
+    for name, reason in fixed.items():
+        _log.info("%s stays fixed: %s", name, reason)
+    return Supernet(model, plan, architecture, fixed, recipe)
+
+
+def _make_elastic(
+    model: nn.Module, space: SpaceSpec, image_size: int, in_chans: int
+) -> tuple[ElasticPlan, Architecture, dict[str, str]]:
+    """Return the plan of a backbone, its description, and what stays fixed and why; the backbone stays as it is."""
     ghost = ghost_of(model).requires_grad_(False)
     shapes = {image_size: module_shapes(ghost, in_chans, image_size)}
     # Depends on the graph only: one image of the smallest accepted size would do, but sizes change the graph in
@@ -93,8 +106,4 @@ def convert(
     tables = [shapes.get(side) or module_shapes(ghost, in_chans, side) for side in sides]
     architecture = describe(model, traced, stages, dimensions, search_space, tables, in_chans)
     check_description(ghost, plan, architecture)
-    if pretrained or checkpoint_path or not isinstance(backbone, str):
-        sort_channels(model, plan)
-    for name, reason in dimensions.fixed.items():
-        _log.info("%s stays fixed: %s", name, reason)
-    return Supernet(model, plan, architecture, dimensions.fixed, recipe)
+    return plan, architecture, dimensions.fixed
