@@ -68,6 +68,16 @@ class QuickNorms(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class QuickShapes(QuickNorms):
+    """Makes ReLU say its shape only, too; for forwards of which nothing but shapes is wanted."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.relu:
+            inplace = args[1] if len(args) > 1 else (kwargs or {}).get("inplace", False)
+            return args[0] if inplace else torch.empty_like(args[0])
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 class MultiplyAdds(TorchDispatchMode):
     """Counts the multiply-adds of all that runs, with PyTorch's formula for each operator.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tips_nni.core import TipsError
 from tips_nni.core._architecture import OpKind
 from tips_nni.elastic._coupling import Group, find_groups
-from tips_nni.elastic._meta import UNFIT, QuickNorms, copied, first_line
+from tips_nni.elastic._meta import UNFIT, QuickShapes, copied, first_line
 from tips_nni.elastic._wiring import Components
 
 _POOLS = ("Pool", "Mean")
@@ -248,7 +248,7 @@ def module_shapes(
         TipsError: the backbone does not accept images of this size.
     """
     try:
-        with _recorded(ghost) as shapes, torch.no_grad(), QuickNorms():
+        with _recorded(ghost) as shapes, torch.no_grad(), QuickShapes():
             ghost(torch.empty(1, in_chans, image_size, image_size, device="meta"))
     except UNFIT as error:
         # timm's models that are made for one image size can be made for another.

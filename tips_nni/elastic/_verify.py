@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tips_nni.core import Architecture, Codes, ElasticDim, SubnetConfig, TipsError
 from tips_nni.core._space import CHANNEL_KINDS
 from tips_nni.elastic._describe import Shapes, channels_last, spatial_size
-from tips_nni.elastic._meta import UNFIT, MultiplyAdds, QuickNorms, copied, first_line
+from tips_nni.elastic._meta import UNFIT, MultiplyAdds, QuickShapes, copied, first_line
 from tips_nni.elastic._narrow import narrow
 from tips_nni.elastic._plan import ElasticPlan
 from tips_nni.elastic._sort import channel_units, permute_channels
@@ -120,7 +120,7 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
         side = plan.resolution(config)
         shape = (2, plan.in_chans, side, side)
         try:
-            with torch.no_grad(), QuickNorms():
+            with torch.no_grad(), QuickShapes():
                 output = narrow(ghost, plan, config)(torch.empty(shape, device="meta"))
         except UNFIT as error:
             return first_line(error)
@@ -128,7 +128,7 @@ def _unfit(ghost: nn.Module, plan: ElasticPlan) -> dict[str, str]:
             return f"the output gets another shape than {tuple(expected.shape)}"
         return None
 
-    with torch.no_grad(), QuickNorms():
+    with torch.no_grad(), QuickShapes():
         expected = ghost(torch.empty(2, plan.in_chans, plan.image_size, plan.image_size, device="meta"))
     broken: dict[str, str] = {}
     tried = [[_place(dim, level, most) for dim in dims] for level in range(most - 1)]

@@ -33,6 +33,9 @@ _RIDGE = 1e-2
 #: A start of a kernel, or an element moved, costs at most that many times what it would if nothing else took time in
 #: the fastest network. Else what all measured networks have in common ends up in one kernel and explodes in others.
 _MOST = 10.0
+#: The same for a start of a kernel on the devices above, whose networks are all large: what starts cost these data do
+#: not tell, and small images would pay for a guess. An assumption: 0.05 ms on the Pixel's CPU.
+_MOST_STARTS = {device: 0.2 for device, _ in DEVICES.values()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def fit_pack(
         raise TipsError(f"no record was measured on {device!r}; the records have {found or 'none'}")
     latency = np.array([record.latency_ms[device] for record in known])
     problem = design(known, device)
-    solution = _solve(problem, latency, ridge)
+    solution = _solve(problem, latency, ridge, _MOST_STARTS.get(device, _MOST))
     solution *= _centre(problem.networks @ solution / latency)
     kernels = _models(problem, solution)
     sizes = [record.image_size for record in known]
@@ -156,14 +159,14 @@ def _column(kernel: Kernel, shapes: Shapes, side: int | None, name: str) -> Floa
     return values if side is None else np.where(shapes.size_out[:, 0] == side, values, 0.0)
 
 
-def _solve(problem: Design, latency: Floats, ridge: float) -> Floats:
+def _solve(problem: Design, latency: Floats, ridge: float, most_starts: float) -> Floats:
     """Return the coefficients."""
     rows = np.concatenate([problem.networks / latency[:, None], problem.parts / latency[problem.owner, None]])
     wanted = np.concatenate([np.ones(len(latency)), problem.part_ms / latency[problem.owner]])
     scale = np.where(rows.max(axis=0) > 0, rows.max(axis=0), 1.0)
     rows = rows / scale
     pull = ridge**2 * len(latency) * np.maximum(rows[: len(latency)].std(axis=0), 1e-9) ** 2
-    upper = _upper(problem, latency) * scale
+    upper = _upper(problem, latency, most_starts) * scale
     weights = np.ones(len(wanted))
     for _ in range(3):
         gram = (rows.T * weights) @ rows + np.diag(pull)
@@ -173,8 +176,8 @@ def _solve(problem: Design, latency: Floats, ridge: float) -> Floats:
     return solution / scale
 
 
-def _upper(problem: Design, latency: Floats) -> Floats:
-    """Return the largest sensible coefficient of every column, see `_MOST`."""
+def _upper(problem: Design, latency: Floats, most_starts: float) -> Floats:
+    """Return the largest sensible coefficient of every column, see `_MOST` and `_MOST_STARTS`."""
     upper = np.full(len(problem.columns), np.inf)
     # The few weights of a depthwise convolution stand for its channels, each of which may need a start of its own.
     names = np.array(
@@ -183,7 +186,8 @@ def _upper(problem: Design, latency: Floats) -> Floats:
     for name in ("launch", "input", "output", "weights"):
         total = problem.networks[:, names == name].sum(axis=1)
         if (total > 0).any():
-            upper[names == name] = _MOST * float((latency[total > 0] / total[total > 0]).min())
+            most = most_starts if name == "launch" else _MOST
+            upper[names == name] = most * float((latency[total > 0] / total[total > 0]).min())
     return upper
 
 
