@@ -25,7 +25,7 @@ def shapes(cin: int, cout: int, side: int, out: int) -> Shapes:
 
 
 def time_of(table: LookupTable, kernel: Kernel, s: Shapes) -> float:
-    return float(table.kernel_ms(kernel, s.cin, s.cout, s.size_in, s.size_out, s.per_group)[0])
+    return float(table.kernel_ms(kernel, s)[0])
 
 
 def test_rows_are_returned_as_they_are(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def time_of(pack: PredictorPack, kernel: Kernel, cin: int, cout: int, side: int,
     out = -(-side // kernel.stride)
     grouped = {"dwconv": 1, "groupconv": 8}
     values = cin, cout, [side, side], [out, out], per_group or grouped.get(kernel.type, cin)
-    return float(pack.kernel_ms(kernel, *(np.array([value]) for value in values))[0])
+    return float(pack.kernel_ms(kernel, Shapes(*(np.array([value]) for value in values)))[0])
 
 
 def shapes(cin: int, side: int = 14) -> Shapes:

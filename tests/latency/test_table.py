@@ -35,7 +35,7 @@ def test_a_latency_is_the_sum_over_the_kernels_of_a_subnet(
         for code in codes:
             total = 0.0
             for _, kernel, s in kernels_in(net.architecture, code[None]):
-                total += float(pack.kernel_ms(kernel, s.cin, s.cout, s.size_in, s.size_out, s.per_group)[0])
+                total += float(pack.kernel_ms(kernel, s)[0])
             slow.append(total)
         np.testing.assert_allclose(table.evaluate(codes), slow, rtol=1e-12)
 

@@ -50,15 +50,7 @@ def predict_records(pack: PredictorPack, records: Sequence[Record]) -> NDArray[n
     total = np.zeros(len(records))
     for kernel, used in grouped.items():
         distinct = list(dict.fromkeys(numbers for _, numbers in used))
-        shapes = shapes_of(distinct)
-        times = pack.kernel_ms(
-            kernel,
-            shapes.cin,
-            shapes.cout,
-            shapes.size_in,
-            shapes.size_out,
-            shapes.per_group,
-        )
+        times = pack.kernel_ms(kernel, shapes_of(distinct))
         place = {numbers: number for number, numbers in enumerate(distinct)}
         np.add.at(total, [i for i, _ in used], times[[place[numbers] for _, numbers in used]])
     return total

@@ -75,21 +75,12 @@ class LookupTable:
         dense = [(row.cin, row.cout) for row in self.rows if row.kernel.type == "conv"]
         return max((cin for cin, _ in dense), default=0), max((cout for _, cout in dense), default=0)
 
-    def kernel_ms(
-        self,
-        kernel: Kernel,
-        cin: NDArray[np.int64],
-        cout: NDArray[np.int64],
-        size_in: NDArray[np.int64],
-        size_out: NDArray[np.int64],
-        per_group: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        """Return the time in ms of kernels of one kind, shape (M,); arguments as of `Shapes`.
+    def kernel_ms(self, kernel: Kernel, shapes: Shapes) -> NDArray[np.float64]:
+        """Return the time in ms of kernels of one kind, shape (M,).
 
         Raises:
             TipsError: the table has no row of the kernel's type.
         """
-        shapes = Shapes(cin, cout, size_in, size_out, per_group)
         return np.array([self._time(kernel, key)[0] for key in _keys(kernel, shapes)])
 
     def source_of(self, kernel: Kernel, shapes: Shapes) -> Source:

@@ -118,23 +118,14 @@ class PredictorPack:
         """Write the pack's file."""
         write_json(path, self.to_json())
 
-    def kernel_ms(
-        self,
-        kernel: Kernel,
-        cin: NDArray[np.int64],
-        cout: NDArray[np.int64],
-        size_in: NDArray[np.int64],
-        size_out: NDArray[np.int64],
-        per_group: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        """Return the predicted time in ms of kernels of one kind, shape (M,); arguments as of `Shapes`.
+    def kernel_ms(self, kernel: Kernel, shapes: Shapes) -> NDArray[np.float64]:
+        """Return the predicted time in ms of kernels of one kind, shape (M,).
 
         It is nondecreasing in every channel count.
         """
-        shapes = Shapes(cin, cout, size_in, size_out, per_group)
         if kernel.type == "fc" and (shapes.side > 1).any():
             # A linear layer at many positions reuses its weights as a convolution of window 1 does.
-            result = np.empty(len(cin))
+            result = np.empty(len(shapes.cin))
             for mask, kind in ((shapes.side > 1, Kernel("conv")), (shapes.side <= 1, kernel)):
                 if mask.any():
                     part = shapes.pick(mask)

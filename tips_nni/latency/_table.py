@@ -47,16 +47,8 @@ class KernelPredictor(Protocol):
     def widest(self) -> tuple[int, int]:
         """Most input and output channels of a measured convolution."""
 
-    def kernel_ms(
-        self,
-        kernel: Kernel,
-        cin: NDArray[np.int64],
-        cout: NDArray[np.int64],
-        size_in: NDArray[np.int64],
-        size_out: NDArray[np.int64],
-        per_group: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        """Return the time in ms of kernels of one kind, shape (M,); arguments as of `Shapes`."""
+    def kernel_ms(self, kernel: Kernel, shapes: Shapes) -> NDArray[np.float64]:
+        """Return the time in ms of kernels of one kind, shape (M,)."""
 
     def source_of(self, kernel: Kernel, shapes: Shapes) -> Source:
         """Return where the time of kernels comes from; the least certain source of all shapes."""
@@ -120,7 +112,8 @@ class LatencyTable(LatencyModel):
         kernel = kernel_of(operation)
         if kernel is None:
             return np.zeros(len(cin))
-        return self.pack.kernel_ms(kernel, cin, cout, size_in, size_out, per_group_of(operation, cin, size_in))
+        per_group = per_group_of(operation, cin, size_in)
+        return self.pack.kernel_ms(kernel, Shapes(cin, cout, size_in, size_out, per_group))
 
     def breakdown(self, codes: Codes) -> list[dict[str, Any]]:
         """Return the kernels of one subnet in order: operation, kernel, shapes, ``ms`` and ``source``.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tips_nni.core import Operation, TipsError, unknown
 from tips_nni.core._architecture import OpKind
-from tips_nni.latency._kernels import Kernel, kernel_of
+from tips_nni.latency._kernels import Kernel, Shapes, kernel_of
 from tips_nni.latency._pack import FORMAT, PredictorPack
 
 Ints = NDArray[np.int64]
@@ -77,7 +77,7 @@ def _time(
     out = np.ones_like(side) if whole else -(-side // operation.stride[0])
     group = np.ones_like(cin) if operation.group_width == 1 else cin
     square = np.stack([side, side], axis=1)
-    return pack.kernel_ms(kernel, cin, cout, square, np.stack([out, out], axis=1), group)
+    return pack.kernel_ms(kernel, Shapes(cin, cout, square, np.stack([out, out], axis=1), group))
 
 
 def _operation(kind: Any, type_: str, window: int = 1, stride: int = 1, group_width: int | None = None) -> Operation:
@@ -135,9 +135,10 @@ def _squeeze_excite(pack: PredictorPack, rows: Ints) -> Floats:
     one = np.ones_like(side)
     reduced = np.maximum(8, (channels + 16) // 32 * 8)
     square, point = np.stack([side, side], axis=1), np.ones((len(side), 2), dtype=np.int64)
-    product = pack.kernel_ms(Kernel("mul"), 2 * channels, channels, square, square, channels)
+    product = pack.kernel_ms(Kernel("mul"), Shapes(2 * channels, channels, square, square, channels))
     pooled = kernel_of(_operation("pool", "AdaptiveAvgPool2d"))
-    pooling = 0.0 if pooled is None else pack.kernel_ms(pooled, channels, channels, square, point, channels)
+    maps = Shapes(channels, channels, square, point, channels)
+    pooling = 0.0 if pooled is None else pack.kernel_ms(pooled, maps)
     pointwise = _operation("conv", "Conv2d")
     convolutions = _time(pack, pointwise, one, channels, reduced) + _time(pack, pointwise, one, reduced, channels)
     return pooling + convolutions + _time(pack, _operation("act", "Hardsigmoid"), one, channels, channels) + product
