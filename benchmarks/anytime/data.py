@@ -21,29 +21,32 @@ class Images:
     x: Tensor
     y: Tensor
 
-    def batches(self, size: int = 250, limit: int | None = None) -> list[Batch]:
+    def batches(self, size: int, limit: int | None = None) -> list[Batch]:
         """Return the first `limit` images in batches."""
         count = len(self.x) if limit is None else min(limit, len(self.x))
         return [(self.x[i : min(i + size, count)], self.y[i : min(i + size, count)]) for i in range(0, count, size)]
 
     def epochs(self, seed: int, batch: int) -> Iterator[Batch]:
-        """Yield shuffled, augmented batches for ever: mirrored or not, shifted by up to an eighth."""
+        """Yield shuffled, augmented batches for ever: mirrored or not, shifted by up to an eighth.
+
+        What the seed decides is drawn on the CPU, the same for every device, and brought to the device once an epoch.
+        """
         generator = torch.Generator().manual_seed(seed)
-        side = self.x.shape[-1]
+        count, side, device = len(self.x), self.x.shape[-1], self.x.device
         pad = side // 8
         padded = F.pad(self.x, (pad, pad, pad, pad), mode="reflect")
+        inside = torch.arange(side, device=device)
         while True:
-            order = torch.randperm(len(self.x), generator=generator)
-            for i in range(0, len(order) - batch + 1, batch):
-                chosen = order[i : i + batch]
-                dy, dx = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator)
-                rows = dy[:, None] + torch.arange(side)
-                columns = dx[:, None] + torch.arange(side)
-                flip = torch.rand(batch, generator=generator) < 0.5
-                columns = torch.where(flip[:, None], columns.flip(1), columns)
-                chosen, rows, columns = (t.to(self.x.device) for t in (chosen, rows, columns))
-                images = padded[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-                yield images.permute(0, 3, 1, 2).contiguous(), self.y[chosen]
+            order = torch.randperm(count, generator=generator).to(device)
+            shifts = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(device)
+            mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+            for i in range(0, count - batch + 1, batch):
+                part = slice(i, i + batch)
+                rows, columns = shifts[:, part, None] + inside
+                columns = torch.where(mirrored[part, None], columns.flip(1), columns)
+                # Indexing puts the channels last in memory: convolutions of narrow layers are a third faster so.
+                images = padded[order[part, None, None], :, rows[:, :, None], columns[:, None, :]]
+                yield images.permute(0, 3, 1, 2), self.y[order[part]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ def prepare(
     order = np.random.default_rng(0).permutation(len(x["train"]))
     held, rest = (torch.from_numpy(part) for part in (order[:validation], order[validation:]))
     mean, std = (f(x["train"][rest]) for f in (lambda t: t.mean((0, 2, 3)), lambda t: t.std((0, 2, 3))))
-    x = {part: ((t - mean[:, None, None]) / std[:, None, None]).to(device) for part, t in x.items()}
+    x = {
+        part: ((t - mean[:, None, None]) / std[:, None, None]).to(device, memory_format=torch.channels_last)
+        for part, t in x.items()
+    }
     return Data(
         Images(x["train"][rest], y["train"][rest]),
         Images(x["train"][held], y["train"][held]),

@@ -9,7 +9,6 @@ from torch import nn
 
 from anytime.data import Data
 from anytime.study import Scale
-from anytime.training import calibration_images
 from tips_nni.core import CostTable, SearchSettings, SubnetConfig, search_front
 from tips_nni.elastic import Supernet
 from tips_nni.latency import latency_model
@@ -35,10 +34,11 @@ class Evaluator:
             "mflops": CostTable(supernet.architecture).models()["mflops"],
             "latency_ms": latency_model(TARGET, supernet.architecture),
         }
-        self.calibration = calibration_images(data.train, scale.calibration)
-        self.validation = data.validation.batches(limit=scale.search_images)
-        self.test = data.test.batches()
-        self.panel_test = data.test.batches(limit=scale.panel_images)
+        # Training images without augmentation, in batches of one size.
+        self.calibration = [x for x, _ in data.train.batches(scale.measured_batch, scale.calibration)]
+        self.validation = data.validation.batches(scale.measured_batch, scale.search_images)
+        self.test = data.test.batches(scale.measured_batch)
+        self.panel_test = data.test.batches(scale.measured_batch, scale.panel_images)
         rng = np.random.default_rng(2024)
         self.panel = [self.space.decode(code) for code in self.space.sample(rng, scale.panel)]
         ends = self.space.encode_many([self.space.smallest, self.space.largest])

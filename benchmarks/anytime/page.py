@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from anytime.summary import REFERENCE, bars, curve, inherited_correlation, label, of_kind, points, tables
+from anytime.study import REFERENCE
+from anytime.summary import OURS, bars, curve, inherited_correlation, label, of_kind, points, tables
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1.5rem;color:#1b1f24}"
@@ -54,7 +55,7 @@ def _curves(rows: Sequence[dict[str, Any]]) -> Figure:
     names = sorted(of_kind(rows, "compute"), key=lambda name: -curve(rows, name)[-1][1])
     for i, name in enumerate(names):
         x, y = zip(*curve(rows, name), strict=True)
-        ours = name.startswith("tips")
+        ours = name in OURS
         axes.plot(x, y, "o-" if ours else "s--", color=f"C{i % 10}", lw=2 if ours else 1.2, ms=5, label=label(name))
     axes.set_xscale("log", base=2)
     axes.set_xlabel("training compute, 10¹² multiply-adds")

@@ -29,7 +29,9 @@ class Rival:
         random: subnets that the policy draws for a step.
         distill: the others learn from the largest subnet's output.
         divergence: of distillation, ``kl`` or ``alpha``.
-        group: ``main`` for the comparison, ``ablation`` for options of TIPS.
+        group: ``main`` for the comparison, ``control`` for what is no method but isolates a part of one, ``ablation``
+            for options of TIPS.
+        tuned_as: the rival whose tuned learning rate it takes; its own where empty.
     """
 
     name: str
@@ -42,6 +44,17 @@ class Rival:
     distill: bool = True
     divergence: str = "kl"
     group: str = "main"
+    tuned_as: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a form of TIPS in the comparison."""
+        return self.group == "main" and self.policy == "path_importance"
+
+    @property
+    def rate_of(self) -> str:
+        """Name of the rival whose tuned learning rate it takes."""
+        return self.tuned_as or self.name
 
     def make_policy(self, architecture: Architecture) -> Policy:
         """Return a new policy."""
@@ -55,55 +68,110 @@ class Rival:
         return " ".join(["M"] * self.largest + ["m"] * self.smallest + ["r"] * self.random)
 
 
+#: These tune their own learning rate; the others take the one of the same step: the sandwich's or two_random's.
+_TUNED = ("us_nets", "two_random", "two_cheap", "two_budgets", "tips_budget_two", "tips_growth_two")
+
+
+def _sandwich(
+    name: str, label: str, policy: str = "uniform", options: Mapping[str, Any] | None = None, **more: Any
+) -> Rival:
+    """A rival whose step is the sandwich's; its learning rate is the one tuned for that step."""
+    return Rival(name, label, policy, options or {}, tuned_as="us_nets", **more)
+
+
 def _free(name: str, label: str, policy: str, random: int = 2, **options: Any) -> Rival:
-    """A rival that trains drawn subnets only, from labels."""
-    return Rival(name, label, policy, options, largest=False, smallest=False, random=random, distill=False)
+    """A rival that trains drawn subnets only, from labels; see `_TUNED` for its learning rate."""
+    tuned_as = "" if name in _TUNED else "two_random"
+    return Rival(
+        name, label, policy, options, largest=False, smallest=False, random=random, distill=False, tuned_as=tuned_as
+    )
 
 
-def _ablation(name: str, label: str, **options: Any) -> Rival:
-    """An option of TIPS, with the subnets per step that its form is compared at."""
-    free = options.get("form") == "budget"
-    return Rival(name, label, "path_importance", options, not free, not free, 2, not free, group="ablation")
+def _control(name: str, label: str, policy: str, random: int = 2, **options: Any) -> Rival:
+    """No method, but what isolates a part of one."""
+    return replace(_free(name, label, policy, random, **options), group="control")
 
+
+def _tips(name: str, label: str, random: int = 1, **options: Any) -> Rival:
+    """A form of TIPS that trains drawn subnets only."""
+    return _free(name, f"TIPS: {label}", "path_importance", random, **options)
+
+
+def _ablation(of: Rival, name: str, label: str, **options: Any) -> Rival:
+    """A rival with other options, at its learning rate."""
+    return replace(of, name=name, label=label, options={**of.options, **options}, group="ablation", tuned_as=of.rate_of)
+
+
+#: What the others are compared with.
+REFERENCE = "us_nets"
+
+_SANDWICH = _sandwich("tips_sandwich", "TIPS: marginal, sandwich", "path_importance")
+_BUDGET = _tips("tips_budget", "budgets, one drawn subnet", form="budget", thrift=1.0)
+_GROWTH = _tips(
+    "tips_growth",
+    "growth by gradients, one drawn subnet",
+    form="growth",
+    edge_weight="gradient",
+    coupling="shared",
+    thrift=1.0,
+)
+#: With all importances equal what is left of TIPS by budgets is its schedule.
+_EQUAL = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
 
 RIVALS = (
     Rival("us_nets", "US-Nets: sandwich, a width per layer"),
-    Rival("us_nets_global", "US-Nets: sandwich, one global width", "global_width"),
-    Rival("alphanet", "sandwich with AlphaNet's divergence", divergence="alpha"),
-    Rival("attentive", "AttentiveNAS: sandwich, budgets drawn evenly", "attentive"),
-    Rival("largest_random", "largest and one random, labels only", smallest=False, random=1, distill=False),
+    _sandwich("us_nets_global", "US-Nets: sandwich, one global width", "global_width"),
+    _sandwich("alphanet", "sandwich with AlphaNet's divergence", divergence="alpha"),
+    _sandwich("attentive", "AttentiveNAS: sandwich, budgets drawn evenly", "attentive"),
+    Rival(
+        "largest_random",
+        "largest and one random, labels only",
+        smallest=False,
+        random=1,
+        distill=False,
+        tuned_as="two_random",
+    ),
     _free("spos", "SPOS: one random subnet", "uniform", random=1),
     _free("two_random", "two random subnets", "uniform"),
     _free("two_random_global", "two random subnets of one global width", "global_width"),
-    _free("two_cheap", "two random subnets at half the price", "uniform_cheap", share=0.5),
-    Rival("tips", "TIPS, marginal, sandwich", "path_importance"),
-    Rival("tips_path", "TIPS, paths, sandwich", "path_importance", {"form": "path"}),
-    _free("tips_two", "TIPS, marginal, two drawn subnets", "path_importance"),
-    _free("tips_path_two", "TIPS, paths, two drawn subnets", "path_importance", form="path"),
-    Rival("tips_budget", "TIPS, budgets, sandwich", "path_importance", {"form": "budget"}),
-    _free("tips_budget_two", "TIPS, budgets, two drawn subnets", "path_importance", form="budget"),
-    _free(
-        "tips_two_neutral",
-        "TIPS, marginal, two drawn subnets, compute-neutral",
-        "path_importance",
-        compute_neutral=True,
+    _control("one_cheap", "control: one random subnet at half the price", "uniform_cheap", random=1, share=0.5),
+    _control("two_cheap", "control: two random subnets at half the price", "uniform_cheap", share=0.5),
+    _control("one_budgets", "control: budgets, nothing learnt, one subnet", "path_importance", random=1, **_EQUAL),
+    _control("two_budgets", "control: budgets, nothing learnt, two subnets", "path_importance", **_EQUAL),
+    _SANDWICH,
+    _sandwich("tips_path_sandwich", "TIPS: paths, sandwich", "path_importance", {"form": "path"}),
+    _tips("tips_two", "marginal, two drawn subnets", random=2),
+    _tips("tips_path_two", "paths, two drawn subnets", random=2, form="path"),
+    _tips("tips_budget_two", "budgets, two drawn subnets", random=2, form="budget", thrift=1.0),
+    _tips(
+        "tips_growth_two",
+        "growth by losses, two drawn subnets",
+        random=2,
+        form="growth",
+        edge_weight="loss",
+        coupling="shared",
+        thrift=1.0,
     ),
-    _ablation("tips_neutral", "TIPS, compute-neutral", compute_neutral=True),
-    _ablation("tips_path_neutral", "TIPS, paths, compute-neutral", form="path", compute_neutral=True),
-    _ablation("tips_budget_neutral", "TIPS, budgets, compute-neutral", form="budget", compute_neutral=True),
-    _ablation("tips_budget_calm", "TIPS, budgets, no jitter", form="budget", jitter=0.0),
-    _ablation("tips_budget_lively", "TIPS, budgets, jitter 0.4", form="budget", jitter=0.4),
-    _ablation("tips_budget_flat", "TIPS, budgets, temperature 1000 (one global share)", form="budget", temperature=1e3),
-    _ablation("tips_budget_gradient", "TIPS, budgets, gradients", form="budget", edge_weight="gradient"),
-    _ablation("tips_lambda_low", "TIPS, λ = 0.01", **{"lambda": 0.01}),
-    _ablation("tips_lambda_high", "TIPS, λ = 100", **{"lambda": 100.0}),
-    _ablation("tips_gradient", "TIPS, edges weighted by gradients", edge_weight="gradient"),
-    _ablation("tips_width", "TIPS, edges weighted by width", edge_weight="width"),
-    _ablation("tips_directed", "TIPS, directed", directed=True),
-    _ablation("tips_shared", "TIPS, shared coupling", coupling="shared"),
-    _ablation("tips_sum", "TIPS, score sum", score="sum"),
-    _ablation("tips_cool", "TIPS, temperature 0.5", temperature=0.5),
-    _ablation("tips_warm", "TIPS, temperature 2", temperature=2.0),
+    _BUDGET,
+    _GROWTH,
+    _ablation(_SANDWICH, "sandwich_neutral", "marginal, sandwich, compute-neutral", compute_neutral=True),
+    _ablation(_BUDGET, "budget_neutral", "budgets, compute-neutral", compute_neutral=True),
+    _ablation(_BUDGET, "budget_calm", "budgets, no jitter", jitter=0.0),
+    _ablation(_BUDGET, "budget_lively", "budgets, jitter 0.4", jitter=0.4),
+    _ablation(_BUDGET, "budget_even", "budgets, thrift 0", thrift=0.0),
+    _ablation(_BUDGET, "budget_gradient", "budgets, gradients", edge_weight="gradient"),
+    _ablation(_BUDGET, "budget_width", "budgets, widths", edge_weight="width"),
+    _ablation(_BUDGET, "budget_directed", "budgets, directed", directed=True),
+    _ablation(_BUDGET, "budget_shared", "budgets, shared coupling", coupling="shared"),
+    _ablation(_BUDGET, "budget_lambda_low", "budgets, λ = 0.01", **{"lambda": 0.01}),
+    _ablation(_BUDGET, "budget_lambda_high", "budgets, λ = 100", **{"lambda": 100.0}),
+    _ablation(_BUDGET, "budget_cool", "budgets, temperature 0.5", temperature=0.5),
+    _ablation(_BUDGET, "budget_warm", "budgets, temperature 2", temperature=2.0),
+    _ablation(_GROWTH, "growth_topology", "growth, topology", edge_weight="topology"),
+    _ablation(_GROWTH, "growth_calm", "growth, no noise", noise=0.0),
+    _ablation(_GROWTH, "growth_lively", "growth, noise 1", noise=1.0),
+    _ablation(_GROWTH, "growth_even", "growth, thrift 0", thrift=0.0),
+    _ablation(_SANDWICH, "sandwich_sum", "marginal, sandwich, score sum", score="sum"),
 )
 
 
@@ -126,6 +194,7 @@ class Scale:
         generations: of the search.
         search_images: validation images of one measurement.
         calibration: training images for BatchNorm statistics.
+        measured_batch: images of one batch of a measurement.
         panel: random subnets, the same for all.
         panel_images: test images of the panel; None for all.
     """
@@ -144,6 +213,7 @@ class Scale:
     generations: int
     search_images: int
     calibration: int
+    measured_batch: int = 250
     panel: int = 40
     panel_images: int | None = None
 
@@ -201,11 +271,11 @@ _CPU = Scale(
     batch=64,
     compute=4.0,
     shares=(0.25, 0.5, 1.0),
-    rates=(0.03, 0.1, 0.3),
+    rates=(0.1, 0.2),
     population=16,
     generations=5,
     search_images=500,
-    calibration=256,
+    calibration=250,
 )
 
 _GPU = Scale(
@@ -222,7 +292,8 @@ _GPU = Scale(
     population=64,
     generations=20,
     search_images=5000,
-    calibration=2048,
+    calibration=2000,
+    measured_batch=1000,
 )
 
 SCALES = {
@@ -249,6 +320,21 @@ SCALES = {
         _GPU,
         replace(
             _GPU,
+            name="resnet16",
+            build=small_resnet,
+            space=_finer_resnet,
+            image_size=16,
+            batch=512,
+            compute=48.0,
+            shares=(0.25, 0.5, 1.0),
+            rates=(0.2, 0.5),
+            population=24,
+            generations=7,
+            calibration=1000,
+            panel=40,
+        ),
+        replace(
+            _GPU,
             name="mobilenetv2",
             build=cifar_mobilenet,
             space=lambda: load_space("mobilenetv2"),
@@ -265,7 +351,7 @@ SCALES = {
             compute=1e3,
             shares=(0.25, 0.5, 1.0),
             search_images=1000,
-            calibration=1024,
+            calibration=1000,
         ),
     )
 }

@@ -11,20 +11,27 @@ from rich.table import Table
 from scipy import stats
 
 from anytime.evaluation import front_accuracy
-from anytime.study import RIVALS
+from anytime.study import REFERENCE, RIVALS
 
 Row = dict[str, Any]
-REFERENCE = "us_nets"
 _LABELS = {rival.name: rival.label for rival in RIVALS}
 _STEPS = {rival.name: rival.step for rival in RIVALS}
-#: Same subnets a step, path importance against uniform.
+OURS = {rival.name for rival in RIVALS if rival.ours}
+RIVALS_OF_OURS = {rival.name for rival in RIVALS if rival.group == "main" and not rival.ours}
+#: Same subnets a step, path importance against uniform, and against TIPS with all importances equal.
 PAIRS = (
-    ("tips", "us_nets"),
-    ("tips_path", "us_nets"),
-    ("tips_budget", "us_nets"),
+    ("tips_sandwich", "us_nets"),
+    ("tips_path_sandwich", "us_nets"),
     ("tips_two", "two_random"),
     ("tips_path_two", "two_random"),
     ("tips_budget_two", "two_random"),
+    ("tips_growth_two", "two_random"),
+    ("tips_budget", "spos"),
+    ("tips_growth", "spos"),
+    ("tips_budget_two", "two_budgets"),
+    ("tips_growth_two", "two_budgets"),
+    ("tips_budget", "one_budgets"),
+    ("tips_growth", "one_budgets"),
 )
 
 
@@ -163,8 +170,8 @@ def flatness(rows: Sequence[Row], rival: str = REFERENCE) -> float:
 def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the bars at equal training compute; TIPS is its best form by validation accuracy."""
     found = of_kind(rows, "compute")
-    ours = {name: by_seed for name, by_seed in found.items() if name.startswith("tips")}
-    rivals = {name: by_seed for name, by_seed in found.items() if name not in ours}
+    ours = {name: by_seed for name, by_seed in found.items() if name in OURS}
+    rivals = {name: by_seed for name, by_seed in found.items() if name in RIVALS_OF_OURS}
     if not ours or REFERENCE not in rivals:
         return []
     validated = {

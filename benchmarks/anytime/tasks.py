@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from anytime.evaluation import front_accuracy
-from anytime.study import RIVALS, Rival, Scale
+from anytime.study import REFERENCE, RIVALS, Scale
 
 TUNING_SEED = 1000
+#: Rival -> the one whose tuned learning rate it takes.
+RATE_OF = {rival.name: rival.rate_of for rival in RIVALS}
 _STANDALONE = 8
 
 
@@ -46,32 +48,32 @@ def tasks(
     names: Sequence[str] | None,
     seeds: int,
     protocols: Sequence[str] = ("compute", "steps"),
+    shares: Sequence[float] | None = None,
 ) -> list[Task]:
-    """Return all trainings: learning rates first, then seed by seed, so that a study cut short is balanced."""
+    """Return all trainings: learning rates first, then seed by seed, so that a study cut short is balanced.
+
+    `shares` are the lengths at equal compute; all of the scale's by default.
+    """
     rivals = [r for r in RIVALS if r.group in groups and (names is None or r.name in names)]
-    # An ablation differs from `tips` in one option; it takes the learning rate of tips' own tuning.
-    tuned = {r.name for r in rivals if r.group == "main"} | (
-        {"tips"} if any(r.group != "main" for r in rivals) else set()
-    )
-    several = len(scale.rates) > 1
+    tuned = {r.rate_of for r in rivals} | ({REFERENCE} if "alone" in groups else set())
+    rates = scale.rates if len(scale.rates) > 1 else ()
     planned = [
-        Task("tune", r.name, TUNING_SEED, scale.shares[0], rate)
-        for r in RIVALS
-        if r.name in tuned and several
-        for rate in scale.rates
+        Task("tune", r.name, TUNING_SEED, scale.shares[0], rate) for r in RIVALS if r.name in tuned for rate in rates
     ]
     for seed in range(seeds):
         if "compute" in protocols:
-            planned += [Task("compute", r.name, seed, share) for share in reversed(scale.shares) for r in rivals]
+            planned += [
+                Task("compute", r.name, seed, share) for share in sorted(shares or scale.shares)[::-1] for r in rivals
+            ]
         if "steps" in protocols:
-            planned += [Task("steps", r.name, seed, 1.0) for r in rivals if r.group == "main"]
+            planned += [Task("steps", r.name, seed, 1.0) for r in rivals if r.group != "ablation"]
     if "alone" in groups:
         planned += [Task("alone", f"#{i}", 0, 1.0) for i in range(_STANDALONE)]
     return planned
 
 
 class Results:
-    """Results of one scale, a JSON line for each finished task; lines are added whole, also by several processes."""
+    """Results of one scale, a JSON line for each finished task."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,28 +97,25 @@ class Results:
     def add(self, row: dict[str, Any]) -> None:
         """Add a row."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with self.path.open("a+", encoding="utf-8") as file:
+            # A line that a crash cut off must not swallow this one.
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            cut = file.read(1) not in ("", "\n")
+            file.write("\n" * cut + json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def rate(self, scale: Scale, rival: Rival) -> float | None:
-        """Return the learning rate with the highest validation front accuracy; None while one is not tried."""
+    def rate(self, scale: Scale, rival: str) -> float | None:
+        """Return the learning rate with the highest validation front accuracy; None while one is not tried.
+
+        Subnets trained alone take the reference's.
+        """
         if len(scale.rates) == 1:
             return scale.rates[0]
-        name = rival.name if rival.group == "main" else "tips"
+        name = RATE_OF.get(rival, REFERENCE)
         tried = {
             row["rate"]: front_accuracy(row, part="validation")
             for row in self.rows()
             if row["kind"] == "tune" and row["rival"] == name
         }
         return max(tried, key=lambda rate: tried[rate]) if set(tried) >= set(scale.rates) else None
-
-
-def pending(planned: Sequence[Task], results: Results, part: tuple[int, int]) -> Iterator[Task]:
-    """Yield what is not done, of the rivals that this process takes; part (k, n) is every n-th."""
-    names = list(dict.fromkeys(task.rival for task in planned))
-    mine = set(names[part[0] :: part[1]])
-    for task in planned:
-        if task.rival in mine and task.key not in results.done():
-            yield task

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytime.data import Data, Images
+from anytime.data import Data
+from anytime.gradients import SharedGradients
 from anytime.study import Rival, Scale
 from tips_nni.core import CostTable, SubnetConfig
 from tips_nni.elastic import Supernet
@@ -67,6 +68,7 @@ def train(scale: Scale, data: Data, rival: Rival, rate: float, seed: int, length
     rng = np.random.default_rng([seed, 1])
     optimizer = _optimizer(supernet.backbone, rate)
     batches = data.train.epochs(seed, scale.batch)
+    gradients = SharedGradients(supernet)
     fixed = [space.largest] * rival.largest + [space.smallest] * rival.smallest
     spent, step, seconds, refresh_seconds = 0.0, 0, 0.0, 0.0
     losses: list[Tensor] = []
@@ -76,8 +78,13 @@ def train(scale: Scale, data: Data, rival: Rival, rate: float, seed: int, length
         configs = [*fixed, *policy.sample(rng, rival.random)]
         policy.observe(configs)
         images, labels = next(batches)
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(_accumulate(supernet, rival, configs, images, labels))
+        gradients.zero()
+        each = _accumulate(gradients, rival, configs, images, labels)
+        losses.append(each.mean())
+        if policy.wants_losses:
+            # The largest subnet, where it teaches the others, has other targets than they.
+            alike = [i for i, config in enumerate(configs) if not rival.distill or config != space.largest]
+            policy.observe_losses([configs[i] for i in alike], each[alike].tolist())
         if policy.wants_gradients:
             policy.observe_gradients(gradient_norms(supernet))
         optimizer.step()
@@ -109,22 +116,24 @@ def train_alone(scale: Scale, data: Data, config: SubnetConfig, rate: float, see
 
 
 def _accumulate(
-    supernet: Supernet, rival: Rival, configs: list[SubnetConfig], images: Tensor, labels: Tensor
+    gradients: SharedGradients, rival: Rival, configs: list[SubnetConfig], images: Tensor, labels: Tensor
 ) -> Tensor:
-    """Add the gradients of every subnet and return their mean loss."""
+    """Add the gradients of every subnet and return their losses."""
     soft: Tensor | None = None
     losses = []
     for config in configs:
-        logits = supernet(images, config)
-        if soft is None or config == supernet.space.largest:
+        subnet, pairs = gradients.subnet(config)
+        logits = subnet(images)
+        if soft is None or not pairs:
             loss = F.cross_entropy(logits, labels)
         else:
             loss = distillation_loss(logits, soft, "alpha" if rival.divergence == "alpha" else "kl")
         if rival.distill and soft is None:
             soft = logits.detach().softmax(dim=1)
         loss.backward()
+        gradients.add(pairs)
         losses.append(loss.detach())
-    return torch.stack(losses).mean()
+    return torch.stack(losses)
 
 
 def _optimizer(module: nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -138,8 +147,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float, progress: float) ->
     value = rate * min(1.0, (progress + 1e-3) / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
     for group in optimizer.param_groups:
         group["lr"] = value
-
-
-def calibration_images(images: Images, count: int) -> list[Tensor]:
-    """Return training images without augmentation, in batches of one size."""
-    return [x for x, _ in images.batches(128, count)]

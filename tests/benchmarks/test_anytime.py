@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from anytime.data import Images, load
 from anytime.evaluation import Evaluator, front_accuracy
+from anytime.gradients import SharedGradients
 from anytime.policies import CheapOptions, CheapPolicy
+from anytime.runs import run_all
 from anytime.study import RIVALS, SCALES
 from anytime.summary import bars, compute_to_reach, curve, difference, flatness, inherited_correlation
-from anytime.tasks import Results, pending, tasks
+from anytime.tasks import Results, tasks
 from anytime.training import Length, train
 from scipy import stats
 
@@ -71,7 +74,7 @@ def test_compute_to_reach_interpolates_in_the_logarithm() -> None:
 
 
 def rows_of(ours: list[float], sandwich: list[float], other: list[float]) -> list[dict[str, Any]]:
-    by_name = {"tips": ours, "us_nets": sandwich, "two_random": other}
+    by_name = {"tips_budget": ours, "us_nets": sandwich, "two_random": other}
     return [
         row(name, seed, value + shift, share)
         for name, values in by_name.items()
@@ -82,22 +85,22 @@ def rows_of(ours: list[float], sandwich: list[float], other: list[float]) -> lis
 
 def test_bars_hold_only_with_their_interval() -> None:
     clear = {b["name"].split(" (")[0]: b for b in bars(rows_of([55.0, 55.1, 54.9], [50.0] * 3, [54.0] * 3))}
-    assert clear["tips − us_nets, front, points"]["holds"]
-    assert clear["tips − us_nets, front, points"]["value"] == pytest.approx(5.0)
-    assert clear["tips − two_random, the best rival"]["holds"]
-    assert clear["compute of tips to reach us_nets's front / its compute"]["value"] == pytest.approx(0.5)
+    assert clear["tips_budget − us_nets, front, points"]["holds"]
+    assert clear["tips_budget − us_nets, front, points"]["value"] == pytest.approx(5.0)
+    assert clear["tips_budget − two_random, the best rival"]["holds"]
+    assert clear["compute of tips_budget to reach us_nets's front / its compute"]["value"] == pytest.approx(0.5)
     assert not clear["last tenth of us_nets's compute, points"]["value"] > 0.3
     noisy = {b["name"].split(" (")[0]: b for b in bars(rows_of([60.0, 50.0, 55.0], [50.0] * 3, [54.0] * 3))}
-    assert not noisy["tips − us_nets, front, points"]["holds"]
-    assert not noisy["tips − two_random, the best rival"]["holds"]
+    assert not noisy["tips_budget − us_nets, front, points"]["holds"]
+    assert not noisy["tips_budget − two_random, the best rival"]["holds"]
 
 
 def test_bars_choose_on_validation_images() -> None:
     rows = rows_of([52.0] * 3, [50.0] * 3, [51.0] * 3)
     rows += [
-        {**row("tips_path", seed, 70.0), "validation": {"mflops": [0.1], "latency_ms": [0.1]}} for seed in range(3)
+        {**row("tips_growth", seed, 70.0), "validation": {"mflops": [0.1], "latency_ms": [0.1]}} for seed in range(3)
     ]
-    assert bars(rows)[0]["name"].startswith("tips − us_nets")
+    assert bars(rows)[0]["name"].startswith("tips_budget − us_nets")
 
 
 def test_inherited_correlation_is_spearmans() -> None:
@@ -108,29 +111,35 @@ def test_inherited_correlation_is_spearmans() -> None:
     assert inherited_correlation(rows) == {"tips": pytest.approx(stats.spearmanr(inherited, alone).statistic)}
 
 
-def test_a_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_study_plans_rates_first_and_each_training_once() -> None:
     scale = SCALES["cpu"]
-    planned = tasks(scale, ["main", "alone"], ["us_nets", "tips"], seeds=2)
-    assert len({task.key for task in planned}) == len(planned) == 2 * 3 + 2 * (2 * 3 + 2) + 8
+    planned = tasks(scale, ["main", "alone"], ["us_nets", "tips_budget_two"], seeds=2)
+    assert len({task.key for task in planned}) == len(planned) == 2 * 2 + 2 * (2 * 3 + 2) + 8
+    assert [task.kind for task in planned[:4]] == ["tune"] * 4
+    assert {task.seed for task in planned if task.kind == "tune"}.isdisjoint({0, 1})
+
+
+def test_a_line_cut_off_by_a_crash_costs_one_training(tmp_path: Path) -> None:
     results = Results(tmp_path / "cpu.jsonl")
-    assert [task.key for task in pending(planned, results, (0, 1))] == [task.key for task in planned]
-    results.add({"key": planned[0].key})
+    results.add({"key": "a"})
     with results.path.open("a") as file:
-        file.write(json.dumps({"key": planned[1].key})[:-5])  # cut off by a crash
-    assert [task.key for task in pending(planned, results, (0, 1))] == [task.key for task in planned[1:]]
-    halves = [{task.key for task in pending(planned, results, (k, 2))} for k in range(2)]
-    assert not halves[0] & halves[1]
-    assert halves[0] | halves[1] == {task.key for task in planned[1:]}
+        file.write(json.dumps({"key": "b"})[:-5])
+    assert results.done() == {"a"}
+    results.add({"key": "c"})
+    assert results.done() == {"a", "c"}
 
 
 def test_the_learning_rate_is_the_best_on_validation_images(tmp_path: Path) -> None:
     scale, results = SCALES["cpu"], Results(tmp_path / "cpu.jsonl")
-    for rate, accuracy in zip(scale.rates, (40.0, 60.0, 50.0), strict=True):
-        assert results.rate(scale, _RIVALS["tips"]) is None
-        results.add({**row("tips", 1000, accuracy), "kind": "tune", "rate": rate, "key": f"tune {rate}"})
-    assert results.rate(scale, _RIVALS["tips"]) == scale.rates[1]
-    assert results.rate(scale, _RIVALS["tips_sum"]) == scale.rates[1]
-    assert results.rate(scale, _RIVALS["us_nets"]) is None
+    for rate, accuracy in zip(scale.rates, (40.0, 60.0), strict=True):
+        assert results.rate(scale, "two_budgets") is None
+        results.add({**row("two_budgets", 1000, accuracy), "kind": "tune", "rate": rate, "key": f"tune {rate}"})
+    assert results.rate(scale, "two_budgets") == scale.rates[1]
+    assert results.rate(scale, "us_nets") is None
+    for rate, accuracy in zip(scale.rates, (40.0, 30.0), strict=True):
+        results.add({**row("us_nets", 1000, accuracy), "kind": "tune", "rate": rate, "key": f"tune us {rate}"})
+    # A sandwich takes the sandwich's rate, and so does what is an option of it; trained alone: as the reference.
+    assert {results.rate(scale, name) for name in ("us_nets", "tips_sandwich", "sandwich_sum", "#3")} == {scale.rates[0]}
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +203,42 @@ def test_a_training_spends_what_it_was_given(npz: Path, name: str) -> None:
     assert found["validation"]["mflops"] == sorted(found["validation"]["mflops"])
     assert 0 <= front_accuracy(found) <= 1
     assert "test" not in Evaluator(scale, data, trained.supernet).measure(trained.supernet, 0, test=False)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_shared_gradients_are_autograds(whole: bool) -> None:
+    supernet = SCALES["smoke"].supernet(10).double().train()
+    space, rng = supernet.space, np.random.default_rng(4)
+    images, labels = torch.randn(8, 3, 16, 16, dtype=torch.double), torch.arange(8)
+    shared = SharedGradients(supernet)
+    for _ in range(4):
+        configs = [space.decode(code) for code in space.sample(rng, 2)] + [space.largest] * whole
+        supernet.zero_grad(set_to_none=True)
+        for config in configs:
+            F.cross_entropy(supernet(images, config), labels).backward()
+        expected = {name: p.grad for name, p in supernet.named_parameters()}
+        shared.zero()
+        for config in configs:
+            subnet, pairs = shared.subnet(config)
+            F.cross_entropy(subnet(images), labels).backward()
+            shared.add(pairs)
+        for name, parameter in supernet.named_parameters():
+            if expected[name] is None:  # a block that no subnet of this step has
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-12, atol=1e-14)
+
+
+def test_trainings_run_side_by_side_and_go_on_after_a_stop(npz: Path, tmp_path: Path) -> None:
+    scale, results, heard = SCALES["smoke"], Results(tmp_path / "smoke.jsonl"), []
+    planned = tasks(scale, ["main"], ["two_random", "spos"], seeds=1, protocols=["compute"])
+    assert not run_all(scale, npz, planned, results, 2, 0.0, lambda row, left: None)
+    assert run_all(scale, npz, planned[:1], results, 1, 600.0, lambda row, left: None)
+    first = results.rows()
+    assert run_all(scale, npz, planned, results, 2, 600.0, lambda row, left: heard.append((row["rival"], left)))
+    assert heard == [("two_random", 0)]
+    assert results.rows()[:1] == first
+    assert results.done() == {task.key for task in planned}
 
 
 def test_the_control_is_uniform_but_for_its_price() -> None:

@@ -334,7 +334,7 @@ STRATEGY_ERRORS = [
     ),
     (
         TIPS + "  lamda: 2\n",
-        "5: policy.lamda: unknown option of policy 'path_importance' 'lamda'; did you mean 'lambda'? (allowed: compute_neutral, coupling, decay, directed, edge_weight, exploration, form, jitter, lambda, paths, refresh, score, temperature, window)",
+        "5: policy.lamda: unknown option of policy 'path_importance' 'lamda'; did you mean 'lambda'? (allowed: compute_neutral, coupling, decay, directed, edge_weight, exploration, form, jitter, lambda, memory, noise, paths, refresh, score, temperature, thrift, window)",
     ),
     (
         TIPS + "  lambda: 0\n",
@@ -350,7 +350,7 @@ STRATEGY_ERRORS = [
     ),
     (
         TIPS + "  form: paths\n",
-        "5: policy.form: unknown form of policy 'path_importance' 'paths'; did you mean 'path'? (allowed: budget, marginal, path)",
+        "5: policy.form: unknown form of policy 'path_importance' 'paths'; did you mean 'path'? (allowed: budget, growth, marginal, path)",
     ),
     (TIPS + "  directed: 1\n", "5: policy.directed: directed = 1 of policy 'path_importance' must be of type bool"),
     (

@@ -206,6 +206,15 @@ def test_precisions(fit: Fit, make_supernet: Callable[..., Supernet], precision:
     assert all(bool(torch.isfinite(p).all()) for p in supernet.parameters())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_training_on_a_gpu_learns(fit: Fit, make_supernet: Callable[..., Supernet], precision: str) -> None:
+    summary = fit(make_supernet(scales=False), epochs=8, accelerator="gpu", precision=precision)
+    assert summary.history[-1]["accuracy_largest"] > 0.7, "ten classes: chance is 0.1"
+    assert summary.history[-1]["accuracy_smallest"] > 0.3
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_device_that_is_not_there(fit: Fit) -> None:
     with pytest.raises(TipsError, match="accelerator 'gpu'") as caught:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tips_nni.core._budgets import draw_budgets
 from tips_nni.core._cost import CostTable
 from tips_nni.core._graph import PathGraph
 from tips_nni.core._space import Codes, SearchSpace
@@ -65,7 +66,7 @@ class PathForm:
     def draw(self, rng: np.random.Generator, n: int) -> Codes:
         """Return `n` codes, shape (n, D)."""
         codes = np.zeros((n, len(self._space.dims)), dtype=np.int64)
-        free = _unseen(self._space)
+        free = unordered(self._space)
         codes[:, free] = self._space.sample(rng, n)[:, free]
         for row in codes:
             for _ in range(int(rng.integers(1, self._paths + 1))):
@@ -91,8 +92,8 @@ class BudgetForm:
     The options of a dimension hold shares of its importance: the mean TAS of the nodes that an option adds, to the
     power 1 / temperature. A subnet with share b takes in each dimension the first option at which the shares add up to
     b, or to a layer's own b + jitter · normal. Choices of different layers are so correlated: where one is narrow, all
-    are narrow by their importance. b is drawn such that the multiply-adds are even on a logarithmic scale between the
-    smallest and the largest subnet, as budgets of devices are. Resolutions are drawn uniformly.
+    are narrow by their importance. b is drawn such that the multiply-adds follow `draw_budgets`. Resolutions are drawn
+    uniformly.
 
     Args:
         graph: the path graph of a search space.
@@ -100,14 +101,18 @@ class BudgetForm:
         tas: score of every node, shape (V,).
         temperature: > 0; high values give every option the same share.
         jitter: at least 0.
+        thrift: see `draw_budgets`.
 
     Attributes:
         shares: cumulated shares of the options of every dimension, arrays of shape (choices,) that end with 1.
     """
 
-    def __init__(self, graph: PathGraph, table: CostTable, tas: Floats, temperature: float, jitter: float) -> None:
+    def __init__(
+        self, graph: PathGraph, table: CostTable, tas: Floats, temperature: float, jitter: float, thrift: float = 0.0
+    ) -> None:
         self._space = table.space
         self._jitter = jitter
+        self._thrift = thrift
         self.shares = [
             np.cumsum(values) / values.sum() for values in _added_scores(graph, table.space, tas, temperature)
         ]
@@ -120,7 +125,8 @@ class BudgetForm:
 
     def draw(self, rng: np.random.Generator, n: int) -> Codes:
         """Return `n` codes, shape (n, D)."""
-        budgets = rng.uniform(self._log_flops[0], self._log_flops[-1], size=n)
+        low, high = (np.full(n, self._log_flops[end]) for end in (0, -1))
+        budgets = draw_budgets(rng, low, high, self._thrift)
         return self._at(rng, np.interp(budgets, self._log_flops, self._grid))
 
     def _at(self, rng: np.random.Generator, shares: Floats) -> Codes:
@@ -132,7 +138,7 @@ class BudgetForm:
             for limits, column in zip(self.shares, own.T, strict=True)
         ]
         codes = np.stack(columns, axis=1).astype(np.int64)
-        free = _unseen(self._space)
+        free = unordered(self._space)
         codes[:, free] = self._space.sample(rng, len(codes))[:, free]
         return codes
 
@@ -153,7 +159,7 @@ def _added_scores(graph: PathGraph, space: SearchSpace, tas: Floats, temperature
     return [np.maximum(values / values.max(), 1e-6) ** (1 / temperature) for values in means]
 
 
-def _unseen(space: SearchSpace) -> list[int]:
+def unordered(space: SearchSpace) -> list[int]:
     """Return the dimensions that are uniform unless a path decides: no path knows of them, or not every path does."""
     return [i for i, dim in enumerate(space.dims) if dim.kind in ("resolution", "choice")]
 

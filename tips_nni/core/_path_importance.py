@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tips_nni.core._architecture import Architecture
+from tips_nni.core._benefits import OptionBenefits
 from tips_nni.core._dtmc import Chain, Coupling
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._explanation import Explanation, NodeScore, OptionTable
 from tips_nni.core._graph import PathGraph
+from tips_nni.core._growth_form import GrowthForm
 from tips_nni.core._importance import (
     PathScores,
     Score,
@@ -23,10 +25,11 @@ from tips_nni.core._importance import (
 )
 from tips_nni.core._path_forms import BudgetForm, MarginalForm, PathForm
 from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, cost_table, register_policy
-from tips_nni.core._space import Codes
+from tips_nni.core._space import Codes, SubnetConfig
+from tips_nni.core._unlocks import Unlocks
 
-EdgeWeight = Literal["topology", "width", "gradient"]
-Form = Literal["marginal", "path", "budget"]
+EdgeWeight = Literal["topology", "width", "gradient", "loss"]
+Form = Literal["marginal", "path", "budget", "growth"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class PathImportanceOptions(PolicyOptions):
 
     Attributes:
         form: ``marginal`` draws the options of each dimension independently; ``path`` draws whole paths; ``budget``
-            draws a budget of multiply-adds and gives every layer its share by importance.
+            draws a budget of multiply-adds and gives every layer its share by importance; ``growth`` draws a budget
+            and spends it on the options of the highest importance per multiply-add.
         directed: False is the paper's graph: information flows forwards, gradients back.
-        edge_weight: ``topology`` 1, ``width`` share of channels, ``gradient`` running mean of gradient norms.
+        edge_weight: ``topology`` 1, ``width`` share of channels, ``gradient`` running mean of gradient norms, ``loss``
+            the fall of the training loss that the options bring, spread over their edges.
         coupling: ``constant`` λ for every pair of subnets, ``shared`` λ over all of them.
         lambda_: λ > 0, strength of the coupling.
         score: TPS as the ``mean`` or ``sum`` of TAS.
@@ -46,7 +51,11 @@ class PathImportanceOptions(PolicyOptions):
         window: T, the number of latest subnets that the chain is built from, at least 1.
         paths: form ``path``: the most paths that one subnet joins, at least 1.
         jitter: form ``budget``: standard deviation of a layer's own share around the common one, at least 0.
+        noise: form ``growth``: how far chains stray from the order of importance per multiply-add, at least 0.
+        thrift: forms ``budget`` and ``growth``: budgets are drawn ∝ budget^(−thrift) on the logarithmic scale, at
+            least 0; 0 trains every budget as often, 1 spends as many multiply-adds on every budget.
         decay: of the running mean of gradient norms, 0 to below 1.
+        memory: edge weight ``loss``: steps that the estimate remembers, at least 1.
     """
 
     form: Form = "marginal"
@@ -60,7 +69,10 @@ class PathImportanceOptions(PolicyOptions):
     window: int = 64
     paths: int = 4
     jitter: float = 0.2
+    noise: float = 0.5
+    thrift: float = 0.0
     decay: float = 0.9
+    memory: int = 500
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,11 +82,12 @@ class PathImportanceOptions(PolicyOptions):
         for key, value in (("lambda", self.lambda_), ("temperature", self.temperature)):
             if not (np.isfinite(value) and value > 0):
                 raise TipsError(f"{key} = {value} of policy 'path_importance'; it must be finite and above 0")
-        for key in ("refresh", "window", "paths"):
+        for key in ("refresh", "window", "paths", "memory"):
             if getattr(self, key) < 1:
                 raise TipsError(f"{key} = {getattr(self, key)} of policy 'path_importance'; it must be at least 1")
-        if not (np.isfinite(self.jitter) and self.jitter >= 0):
-            raise TipsError(f"jitter = {self.jitter} of policy 'path_importance'; it must be finite and at least 0")
+        for key, value in (("jitter", self.jitter), ("noise", self.noise), ("thrift", self.thrift)):
+            if not (np.isfinite(value) and value >= 0):
+                raise TipsError(f"{key} = {value} of policy 'path_importance'; it must be finite and at least 0")
         if not 0 <= self.decay < 1:
             raise TipsError(f"decay = {self.decay} of policy 'path_importance'; it must be from 0 to below 1")
 
@@ -93,8 +106,12 @@ class PathImportancePolicy(Policy):
         self.window = options.window
         self.wants_gradients = options.edge_weight == "gradient"
         self.graph = network if isinstance(network, PathGraph) else PathGraph.from_architecture(network)
-        self._table = cost_table(network, "form: budget") if options.form == "budget" else None
+        self.wants_losses = options.edge_weight == "loss"
+        by_cost = options.form in ("budget", "growth")
+        self._table = cost_table(network, f"form: {options.form}") if by_cost else None
         self._gradients: dict[str, float] = {}
+        self._unlocks = Unlocks(self.graph)
+        self._benefits = OptionBenefits(self._unlocks, 1 - 1 / options.memory)
         self._estimate()
 
     def observe_gradients(self, norms: Mapping[str, float]) -> None:
@@ -110,11 +127,20 @@ class PathImportancePolicy(Policy):
             before = self._gradients.get(name)
             self._gradients[name] = value if before is None else decay * before + (1 - decay) * value
 
+    def observe_losses(self, configs: Sequence[SubnetConfig], losses: Sequence[float]) -> None:
+        """Take note of the losses of subnets that learnt from the same images and the same targets.
+
+        Raises:
+            TipsError: a loss is not finite.
+        """
+        self._benefits.observe(self.space.encode_many(configs), np.array(losses, dtype=np.float64))
+
     def edge_weights(self) -> NDArray[np.float64]:
         """Return w(e) of every edge, shape (E,), positive.
 
         With ``gradient`` an operation's norm, divided by the mean norm, is kept above 1e-3; operations without a norm
-        (additions) weigh 1.
+        (additions) weigh 1. With ``loss`` every option spreads its benefit over the edges at its nodes, in units of
+        the mean edge's; edges that every subnet has weigh 1.
         """
         if self.options.edge_weight == "width":
             return self.graph.width
@@ -122,6 +148,9 @@ class PathImportancePolicy(Policy):
         if self.options.edge_weight == "gradient" and self._gradients:
             scale = float(np.mean(list(self._gradients.values()))) or 1.0
             weights = np.array([self._gradients.get(name, scale) / scale for name in self.graph.operations])
+        if self.options.edge_weight == "loss":
+            spread = self._unlocks.edge_values(self.benefits)
+            weights = np.where(spread > 0, spread / max(float(spread[spread > 0].mean()), 1e-12), 1.0)
         return np.maximum(weights, 1e-3)
 
     def _codes(self) -> Codes:
@@ -135,28 +164,36 @@ class PathImportancePolicy(Policy):
         """Run the chain and turn its scores into probabilities."""
         options = self.options
         codes = self._codes()
+        self.benefits = self._benefits.estimate()
+        mask = self.graph.node_mask(codes)
         chain = Chain(
             self.graph,
-            self.graph.node_mask(codes),
+            mask,
             self.edge_weights(),
             options.lambda_,
             options.directed,
             options.coupling,
         )
         self.tas = accumulated_scores(chain.stationary())
+        # What a node is worth to a subnet that has it, however many of the window's have.
+        self._gains = self._unlocks.per_option(self.tas / np.maximum(mask.sum(axis=0), 1))
         self.scores = PathScores(self.graph, self.tas, options.score)
         self.through = self.scores.through_edges()
         self.importances = option_importance(self.graph, self.through)
         self._form = self._make_form()
 
-    def _make_form(self) -> MarginalForm | PathForm | BudgetForm:
+    def _make_form(self) -> MarginalForm | PathForm | BudgetForm | GrowthForm:
         """Return what draws subnets from the present scores."""
         options = self.options
         if options.form == "path":
             length = len(self.scores.best()[0].nodes) if options.score == "mean" else 1
             return PathForm(self.graph, self.space, self.tas, options.temperature * length, options.paths)
+        if self._table is not None and options.form == "growth":
+            rng = np.random.default_rng(self._refreshes)
+            gains = np.maximum(self._gains, 1e-3 * self._gains.mean()) ** (1 / options.temperature)
+            return GrowthForm(self._unlocks, self._table, gains, options.noise, options.thrift, rng)
         if self._table is not None:
-            return BudgetForm(self.graph, self._table, self.tas, options.temperature, options.jitter)
+            return BudgetForm(self.graph, self._table, self.tas, options.temperature, options.jitter, options.thrift)
         return MarginalForm(self.importances, options.temperature)
 
     def _refreshed(self) -> None:
@@ -201,8 +238,10 @@ class PathImportancePolicy(Policy):
         estimate = {
             "tas": self.tas.tolist(),
             "importances": [values.tolist() for values in self.importances],
+            "gains": self._gains.tolist(),
         }
-        return {**super().state_dict(), "gradients": dict(self._gradients), **estimate}
+        learnt = {"gradients": dict(self._gradients), "benefits": self._benefits.state_dict()}
+        return {**super().state_dict(), **learnt, **estimate}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Policy.load_state_dict`."""
@@ -211,6 +250,8 @@ class PathImportancePolicy(Policy):
             self._gradients = {str(name): float(value) for name, value in state["gradients"].items()}
             self.tas = np.array(state["tas"], dtype=np.float64)
             self.importances = [np.array(values, dtype=np.float64) for values in state["importances"]]
+            self._gains = np.array(state["gains"], dtype=np.float64)
+            self._benefits.load_state_dict(state["benefits"])
         except (KeyError, TypeError, AttributeError) as error:
             raise TipsError(f"this is no state of a {type(self).__name__} ({error!r})") from error
         # The estimate is older than the window: it is restored, not made anew.

@@ -59,6 +59,8 @@ class Policy(ABC):
     window: int = 0
     #: whether `observe_gradients` should be called after every step
     wants_gradients: bool = False
+    #: whether `observe_losses` should be called after every step
+    wants_losses: bool = False
 
     def __init__(self, network: Architecture | PathGraph, options: PolicyOptions) -> None:
         if network.space is None:
@@ -107,15 +109,21 @@ class Policy(ABC):
     def observe_gradients(self, norms: Mapping[str, float]) -> None:  # noqa: B027
         """Take note of the gradient norm of operations, by name; ignored where `wants_gradients` is False."""
 
+    def observe_losses(self, configs: Sequence[SubnetConfig], losses: Sequence[float]) -> None:  # noqa: B027
+        """Take note of the losses of subnets that learnt from the same images and the same targets.
+
+        Ignored where `wants_losses` is False.
+        """
+
     def due(self, step: int) -> bool:
         """Whether to refresh after `step` steps."""
         return self.refresh_every > 0 and step > 0 and step % self.refresh_every == 0
 
     def refresh(self) -> None:
         """Estimate anew from the subnets really trained."""
+        self._refreshes += 1
         self._refreshed()
         self._pool = None
-        self._refreshes += 1
 
     def _refreshed(self) -> None:  # noqa: B027
         """Do the subclass's part of `refresh`."""

@@ -30,7 +30,10 @@ class PolicyContract(ABC):
         policy = self.make(architecture)
         rng = np.random.default_rng(0)
         for _ in range(steps):
-            policy.observe([policy.space.largest, policy.space.smallest, *policy.sample(rng, 2)])
+            configs = [policy.space.largest, policy.space.smallest, *policy.sample(rng, 2)]
+            policy.observe(configs)
+            if policy.wants_losses:
+                policy.observe_losses(configs, [1.0 / (1 + sum(config.values)) for config in configs])
             if policy.wants_gradients:
                 policy.observe_gradients({op.name: 1.0 for op in architecture.operations if op.kind == "conv"})
         policy.refresh()

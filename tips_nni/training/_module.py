@@ -138,12 +138,18 @@ class SupernetModule(pl.LightningModule):
         configs = self.draw()
         optimizer.zero_grad()
         with one_batch(self.trainer, self.training_spec.sync_batchnorm):
-            total = self._accumulate(configs, images, targets)
-        average(self.trainer, [total, *(p.grad for p in self.supernet.parameters() if p.grad is not None)])
+            losses = self._accumulate(configs, images, targets)
+        average(self.trainer, [losses, *(p.grad for p in self.supernet.parameters() if p.grad is not None)])
+        total = losses.mean()
         if not torch.isfinite(total):
             raise self._diverged(f"the loss is {total.item()}", step)
         if self.policy.wants_gradients:
             self.policy.observe_gradients(gradient_norms(self.supernet, self._loss_scale()))
+        if self.policy.wants_losses:
+            # The largest subnet, where it teaches the others, has other targets than they.
+            taught = self.sampling.largest and self.sampling.distill
+            alike = [i for i, config in enumerate(configs) if not taught or config != self.supernet.space.largest]
+            self.policy.observe_losses([configs[i] for i in alike], losses[alike].tolist())
         if self.training_spec.clip_grad is not None:
             self.clip_gradients(optimizer, self.training_spec.clip_grad * self._loss_scale(), "norm")
         optimizer.step()
@@ -179,7 +185,7 @@ class SupernetModule(pl.LightningModule):
         return self._num_classes
 
     def _accumulate(self, configs: list[SubnetConfig], images: Tensor, targets: Tensor) -> Tensor:
-        """Add the gradients of every subnet, of this process's images, and return the mean loss, a scalar tensor."""
+        """Add the gradients of every subnet, of this process's images, and return their losses, shape (K,)."""
         smoothing = self.training_spec.label_smoothing
         largest = self.supernet.space.largest
         soft: Tensor | None = None
@@ -194,7 +200,7 @@ class SupernetModule(pl.LightningModule):
                 soft = logits.detach().softmax(dim=1)
             self.manual_backward(loss)
             losses.append(loss.detach())
-        return torch.stack(losses).mean()
+        return torch.stack(losses)
 
     def _mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Blend every image, and its target, with another one (mixup, Zhang et al. 2018).

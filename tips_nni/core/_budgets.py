@@ -1,0 +1,31 @@
+"""Budgets of multiply-adds for the subnets of a training step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def draw_budgets(rng: np.random.Generator, low: Floats, high: Floats, thrift: float) -> Floats:
+    """Draw budgets, one for each pair of ends, with density ∝ budget^(−thrift) on the logarithmic scale.
+
+    With thrift 0 every budget is as likely as any other, with 1 every budget gets as many multiply-adds. The draws are
+    stratified: of n budgets one falls into each n-th of the distribution, so that a step trains cheap subnets and dear
+    ones.
+
+    Args:
+        rng: decides the draws.
+        low: logarithms of the smallest budgets, shape (N,).
+        high: of the largest, shape (N,).
+        thrift: at least 0.
+
+    Returns:
+        Logarithms of budgets, shape (N,).
+    """
+    n = len(low)
+    u = (rng.permutation(n) + rng.random(n)) / max(n, 1)
+    if thrift == 0:
+        return np.asarray(low + u * (high - low))
+    return np.asarray(low - np.log1p(u * np.expm1(-thrift * (high - low))) / thrift)
