@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -99,9 +101,18 @@ _study: Study | None = None
 def _start(scale: str, path: Path) -> None:
     """Make a worker's study: its own network and images, on the device that all workers share."""
     global _study
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # the numbers of a CPU, whatever the device
     _study = Study(SCALES[scale], path, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it ended: nobody would take the result."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(task: Task, rate: float) -> Row:

@@ -35,6 +35,17 @@ PAIRS = (
 )
 
 
+#: From the sandwich to TIPS, one change at a time.
+LADDER = (
+    ("us_nets", "the sandwich"),
+    ("two_random", "two drawn subnets learn from the labels, no largest, no smallest"),
+    ("spos", "one drawn subnet a step"),
+    ("one_budgets", "budgets: widths that fit each other, as much compute for every budget"),
+    ("tips_budget", "shares of the layers by path importance"),
+    ("tips_growth", "instead of shares: the options of most importance per multiply-add"),
+)
+
+
 def of_kind(rows: Sequence[Row], kind: str, share: float = 1.0) -> dict[str, dict[int, Row]]:
     """Return the rows of one protocol and length: rival -> seed -> row."""
     found: dict[str, dict[int, Row]] = {}
@@ -134,6 +145,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
                 f"{refresh:.2%}",
             )
         made.append(table)
+    made += [table for table in [ladder(rows)] if table is not None]
     inherited = inherited_correlation(rows)
     if inherited:
         table = Table(title="inherited accuracy of panel subnets against training them alone: rank correlation")
@@ -143,6 +155,31 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             table.add_row(name, f"{value:.2f}")
         made.append(table)
     return made
+
+
+def ladder(rows: Sequence[Row]) -> Table | None:
+    """Return what every change between the sandwich and TIPS brings at equal compute; None without two of them."""
+    found = of_kind(rows, "compute")
+    steps = [(name, text) for name, text in LADDER if name in found]
+    if len(steps) < 2:
+        return None
+    table = Table(title="what the gain is made of, at equal compute (± 95% of the paired difference)")
+    for column in ("rival", "change", "front", "change brings", "panel"):
+        table.add_column(column, justify="left" if column in ("rival", "change") else "right")
+    # Growth is an alternative to shares: both are compared with the schedule alone.
+    before = {name: steps[max(0, i - 1)][0] for i, (name, _) in enumerate(steps)}
+    if "tips_growth" in found and "one_budgets" in found:
+        before["tips_growth"] = "one_budgets"
+    for i, (name, text) in enumerate(steps):
+        mean, half, _ = difference(points(found[name]), points(found[before[name]]))
+        table.add_row(
+            name,
+            text,
+            f"{np.mean(list(points(found[name]).values())):.2f}",
+            "" if i == 0 else f"{mean:+.2f} ± {half:.2f}",
+            f"{np.mean(list(points(found[name], 'panel').values())):.2f}",
+        )
+    return table
 
 
 def inherited_correlation(rows: Sequence[Row]) -> dict[str, float]:

@@ -139,7 +139,9 @@ def test_the_learning_rate_is_the_best_on_validation_images(tmp_path: Path) -> N
     for rate, accuracy in zip(scale.rates, (40.0, 30.0), strict=True):
         results.add({**row("us_nets", 1000, accuracy), "kind": "tune", "rate": rate, "key": f"tune us {rate}"})
     # A sandwich takes the sandwich's rate, and so does what is an option of it; trained alone: as the reference.
-    assert {results.rate(scale, name) for name in ("us_nets", "tips_sandwich", "sandwich_sum", "#3")} == {scale.rates[0]}
+    assert {results.rate(scale, name) for name in ("us_nets", "tips_sandwich", "sandwich_sum", "#3")} == {
+        scale.rates[0]
+    }
 
 
 @pytest.fixture(scope="module")

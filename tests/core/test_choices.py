@@ -35,7 +35,7 @@ def test_a_subnet_has_the_chosen_operation_only():
     assert present[1] == {"r", "op0.1", "middle", "op1.1", "end", "wide0", "wide1", "d"}
 
 
-@pytest.mark.parametrize("form", ["marginal", "path"])
+@pytest.mark.parametrize("form", ["marginal", "path", "budget", "growth"])
 def test_path_importance_draws_every_choice(form):
     policy = make_policy("path_importance", make_graph(), {"form": form})
     rng = np.random.default_rng(0)
@@ -60,11 +60,24 @@ def test_an_option_trained_more_is_drawn_more():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("path_importance", {"form": "budget"}), ("path_importance", {"compute_neutral": True}), ("attentive", {})],
+    [("path_importance", {"compute_neutral": True}), ("attentive", {})],
 )
 def test_what_needs_multiply_adds_is_refused(name, options):
     with pytest.raises(TipsError, match="needs multiply-adds"):
         make_policy(name, make_graph(), options)
+
+
+@pytest.mark.parametrize("form", ["budget", "growth"])
+def test_budgets_need_no_multiply_adds_and_choices_without_order_follow_their_importance(form):
+    marginal = make_policy("path_importance", make_graph(), {"exploration": 0.0})
+    policy = make_policy("path_importance", make_graph(), {"exploration": 0.0, "form": form})
+    for one in (marginal, policy):
+        one.observe([one.space.decode(code) for code in [(1, 0, 1), (1, 1, 1), (1, 2, 1), (1, 0, 0), (1, 1, 0)] * 3])
+        one.refresh()
+    codes = policy.space.encode_many(policy.sample(np.random.default_rng(0), 4000))
+    expected = marginal.explain().dims[0].probabilities
+    assert np.allclose(np.bincount(codes[:, 0]) / 4000, expected, atol=0.04 if form == "budget" else 0.2)
+    assert {tuple(np.unique(column)) for column in codes.T} == {tuple(range(n)) for n in policy.space.sizes}
 
 
 def test_a_graph_without_a_space_has_nothing_to_draw():

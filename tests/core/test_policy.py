@@ -20,7 +20,7 @@ from tips_nni.core import (
     policy_names,
     register_policy,
 )
-from tips_nni.core._path_forms import BudgetForm, PathForm
+from tips_nni.core._path_forms import BudgetForm, MarginalForm, PathForm
 from tips_nni.core._policy import POLICIES, tilt
 from tips_nni.testing import PolicyContract
 
@@ -118,7 +118,8 @@ def test_paths_are_drawn_by_their_weight(architecture):
 def test_a_budget_widens_layers_by_their_importance(architecture):
     policy = make_policy("path_importance", architecture, {"form": "budget"})
     graph, space, table = policy.graph, policy.space, CostTable(architecture)
-    form = BudgetForm(graph, table, policy.tas, temperature=1.0, jitter=0.0)
+    marginal = MarginalForm(policy.importances, 1.0)
+    form = BudgetForm(graph, space, table.flops, policy.tas, marginal, temperature=1.0, jitter=0.0)
     for i, limits in enumerate(form.shares):
         if space.dims[i].kind == "resolution":
             continue

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from tips_nni.core._architecture import Architecture
+from tips_nni.core._cost import CostTable
+from tips_nni.core._graph import PathGraph
+from tips_nni.core._space import Codes
+
 Floats = NDArray[np.float64]
+#: What subnets (N, D) spend of a budget, shape (N,), positive.
+Spending = Callable[[Codes], Floats]
+
+
+def spending_of(network: Architecture | PathGraph) -> Spending:
+    """Return multiply-adds; where only the path graph is known, operations weighted by their share of channels."""
+    if isinstance(network, Architecture):
+        table = CostTable(network)
+        return lambda codes: table.flops(codes).astype(np.float64)
+    graph = network
+    return lambda codes: np.asarray(graph.edge_mask(graph.node_mask(codes)) @ graph.width)
 
 
 def draw_budgets(rng: np.random.Generator, low: Floats, high: Floats, thrift: float) -> Floats:
@@ -26,6 +44,6 @@ def draw_budgets(rng: np.random.Generator, low: Floats, high: Floats, thrift: fl
     """
     n = len(low)
     u = (rng.permutation(n) + rng.random(n)) / max(n, 1)
-    if thrift == 0:
+    if thrift < 1e-9:
         return np.asarray(low + u * (high - low))
     return np.asarray(low - np.log1p(u * np.expm1(-thrift * (high - low))) / thrift)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tips_nni.core._budgets import draw_budgets
-from tips_nni.core._cost import CostTable
+from tips_nni.core._budgets import Spending, draw_budgets
 from tips_nni.core._graph import PathGraph
 from tips_nni.core._space import Codes, SearchSpace
 
@@ -92,13 +91,15 @@ class BudgetForm:
     The options of a dimension hold shares of its importance: the mean TAS of the nodes that an option adds, to the
     power 1 / temperature. A subnet with share b takes in each dimension the first option at which the shares add up to
     b, or to a layer's own b + jitter · normal. Choices of different layers are so correlated: where one is narrow, all
-    are narrow by their importance. b is drawn such that the multiply-adds follow `draw_budgets`. Resolutions are drawn
-    uniformly.
+    are narrow by their importance. b is drawn such that the multiply-adds follow `draw_budgets`. Dimensions
+    without order are drawn on their own.
 
     Args:
         graph: the path graph of a search space.
-        table: its exact multiply-adds.
+        space: the space.
+        spending: multiply-adds of subnets.
         tas: score of every node, shape (V,).
+        others: draws the dimensions without order.
         temperature: > 0; high values give every option the same share.
         jitter: at least 0.
         thrift: see `draw_budgets`.
@@ -108,19 +109,25 @@ class BudgetForm:
     """
 
     def __init__(
-        self, graph: PathGraph, table: CostTable, tas: Floats, temperature: float, jitter: float, thrift: float = 0.0
+        self,
+        graph: PathGraph,
+        space: SearchSpace,
+        spending: Spending,
+        tas: Floats,
+        others: MarginalForm,
+        temperature: float,
+        jitter: float,
+        thrift: float = 0.0,
     ) -> None:
-        self._space = table.space
+        self._free, self._others = unordered(space), others
         self._jitter = jitter
         self._thrift = thrift
-        self.shares = [
-            np.cumsum(values) / values.sum() for values in _added_scores(graph, table.space, tas, temperature)
-        ]
+        self.shares = [np.cumsum(values) / values.sum() for values in _added_scores(graph, space, tas, temperature)]
         # How a budget becomes a share: mean log multiply-adds on a grid of shares, made monotone.
         self._grid = np.linspace(0.0, 1.0, 33)
         rng = np.random.default_rng(0)
         codes = self._at(rng, np.repeat(self._grid, 64))
-        means = np.log(table.flops(codes)).reshape(len(self._grid), -1).mean(axis=1)
+        means = np.log(spending(codes)).reshape(len(self._grid), -1).mean(axis=1)
         self._log_flops = np.maximum.accumulate(means)
 
     def draw(self, rng: np.random.Generator, n: int) -> Codes:
@@ -138,8 +145,7 @@ class BudgetForm:
             for limits, column in zip(self.shares, own.T, strict=True)
         ]
         codes = np.stack(columns, axis=1).astype(np.int64)
-        free = unordered(self._space)
-        codes[:, free] = self._space.sample(rng, len(codes))[:, free]
+        codes[:, self._free] = self._others.draw(rng, len(codes))[:, self._free]
         return codes
 
 

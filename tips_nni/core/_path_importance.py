@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tips_nni.core._architecture import Architecture
 from tips_nni.core._benefits import OptionBenefits
+from tips_nni.core._budgets import spending_of
 from tips_nni.core._dtmc import Chain, Coupling
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._explanation import Explanation, NodeScore, OptionTable
@@ -24,7 +25,7 @@ from tips_nni.core._importance import (
     option_importance,
 )
 from tips_nni.core._path_forms import BudgetForm, MarginalForm, PathForm
-from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, cost_table, register_policy
+from tips_nni.core._policy import Policy, PolicyInfo, PolicyOptions, register_policy
 from tips_nni.core._space import Codes, SubnetConfig
 from tips_nni.core._unlocks import Unlocks
 
@@ -38,8 +39,9 @@ class PathImportanceOptions(PolicyOptions):
 
     Attributes:
         form: ``marginal`` draws the options of each dimension independently; ``path`` draws whole paths; ``budget``
-            draws a budget of multiply-adds and gives every layer its share by importance; ``growth`` draws a budget
-            and spends it on the options of the highest importance per multiply-add.
+            draws a budget of multiply-adds (of operations, where only the path graph is known) and gives every layer
+            its share by importance; ``growth`` draws a budget and spends it on the options of the highest importance
+            per multiply-add.
         directed: False is the paper's graph: information flows forwards, gradients back.
         edge_weight: ``topology`` 1, ``width`` share of channels, ``gradient`` running mean of gradient norms, ``loss``
             the fall of the training loss that the options bring, spread over their edges.
@@ -107,9 +109,8 @@ class PathImportancePolicy(Policy):
         self.wants_gradients = options.edge_weight == "gradient"
         self.graph = network if isinstance(network, PathGraph) else PathGraph.from_architecture(network)
         self.wants_losses = options.edge_weight == "loss"
-        by_cost = options.form in ("budget", "growth")
-        self._table = cost_table(network, f"form: {options.form}") if by_cost else None
         self._gradients: dict[str, float] = {}
+        self._spending = spending_of(network)
         self._unlocks = Unlocks(self.graph)
         self._benefits = OptionBenefits(self._unlocks, 1 - 1 / options.memory)
         self._estimate()
@@ -188,13 +189,25 @@ class PathImportancePolicy(Policy):
         if options.form == "path":
             length = len(self.scores.best()[0].nodes) if options.score == "mean" else 1
             return PathForm(self.graph, self.space, self.tas, options.temperature * length, options.paths)
-        if self._table is not None and options.form == "growth":
+        marginal = MarginalForm(self.importances, options.temperature)
+        if options.form == "growth":
             rng = np.random.default_rng(self._refreshes)
             gains = np.maximum(self._gains, 1e-3 * self._gains.mean()) ** (1 / options.temperature)
-            return GrowthForm(self._unlocks, self._table, gains, options.noise, options.thrift, rng)
-        if self._table is not None:
-            return BudgetForm(self.graph, self._table, self.tas, options.temperature, options.jitter, options.thrift)
-        return MarginalForm(self.importances, options.temperature)
+            return GrowthForm(
+                self._unlocks, self.space, self._spending, marginal, gains, options.noise, options.thrift, rng
+            )
+        if options.form == "budget":
+            return BudgetForm(
+                self.graph,
+                self.space,
+                self._spending,
+                self.tas,
+                marginal,
+                options.temperature,
+                options.jitter,
+                options.thrift,
+            )
+        return marginal
 
     def _refreshed(self) -> None:
         self._estimate()

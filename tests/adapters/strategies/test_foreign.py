@@ -281,7 +281,7 @@ def test_constraints_between_labels_are_refused(run: Run, make_evaluator: Callab
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("strategy", ["tips_budget", "attentive"])
+@pytest.mark.parametrize("strategy", ["attentive"])
 def test_what_needs_an_architecture_is_refused(
     run: Run, make_evaluator: Callable[..., Classification], strategy: str
 ) -> None:
