@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tips_nni.core import CostTable, SubnetConfig, TipsError, make_policy
+from tips_nni.core import CostTable, PathImportancePolicy, SubnetConfig, TipsError, make_policy
 from tips_nni.elastic import Supernet
 from tips_nni.specs import SamplingSpec, TrainingSpec
 from tips_nni.training import ImageData, TrainingSummary, load_policy_state, train
@@ -64,11 +64,25 @@ def test_training_learns(fit: Fit, make_supernet: Callable[..., Supernet]) -> No
     assert summary.history[-1]["accuracy_smallest"] > 0.3
 
 
-@pytest.mark.parametrize("policy", ["path_importance", "uniform"])
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("path_importance", {}),
+        # Refreshed between two checkpoints, so that what was heard and not yet used must be kept too.
+        ("path_importance", {"form": "growth", "edge_weight": "loss", "refresh": 3}),
+        ("path_importance", {"form": "budget", "edge_weight": "gradient", "refresh": 3}),
+        ("uniform", {}),
+    ],
+)
 def test_resumed_training_equals_an_uninterrupted_one(
-    fit: Fit, make_supernet: Callable[..., Supernet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+    fit: Fit,
+    make_supernet: Callable[..., Supernet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    options: dict[str, object],
 ) -> None:
-    keys = {"epochs": 4, "mixup": 0.2, "label_smoothing": 0.1, "warmup_epochs": 1, "policy": policy}
+    keys = {"epochs": 4, "mixup": 0.2, "label_smoothing": 0.1, "warmup_epochs": 1, "policy": policy, "options": options}
     whole = make_supernet()
     expected = fit(whole, tmp_path / "whole", **keys)
     (tmp_path / "cut").mkdir()
@@ -94,6 +108,28 @@ def test_resumed_training_equals_an_uninterrupted_one(
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
     assert (summary.steps, summary.epochs, summary.train_flops) == (16, 4, expected.train_flops)
     assert load_policy_state(tmp_path / "whole") == load_policy_state(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("distill", [True, False])
+def test_a_policy_hears_the_losses_of_subnets_with_equal_targets(
+    fit: Fit, make_supernet: Callable[..., Supernet], monkeypatch: pytest.MonkeyPatch, distill: bool
+) -> None:
+    heard: list[tuple[list[SubnetConfig], list[float]]] = []
+    monkeypatch.setattr(
+        PathImportancePolicy, "observe_losses", lambda self, configs, losses: heard.append((configs, losses))
+    )
+    supernet = make_supernet()
+    summary = fit(supernet, sampling=SamplingSpec(distill=distill), options={"edge_weight": "loss"})
+    assert len(heard) == summary.steps
+    largest, smallest = supernet.space.largest, supernet.space.smallest
+    for configs, losses in heard:
+        assert len(configs) == len(losses) == (3 if distill else 4)
+        assert np.isfinite(losses).all()
+        assert (largest in configs[:1]) == (not distill)
+        assert smallest in configs
+    if not distill:
+        means = [np.mean(losses) for _, losses in heard]
+        assert np.mean(means) == pytest.approx(summary.history[0]["train_loss"], rel=1e-5)
 
 
 def test_resuming_a_finished_training_trains_nothing(

@@ -222,18 +222,34 @@ def test_choosing_restores(written: ForeignNetwork) -> None:
         torch.testing.assert_close(written.module(images), before)
 
 
-@pytest.mark.parametrize("policy", ["path_importance", "uniform"])
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("path_importance", ", edge_weight: gradient"),
+        ("path_importance", ", edge_weight: loss, form: growth"),
+        ("uniform", ""),
+    ],
+)
 def test_the_front_of_a_hand_written_space(
-    run: Run, make_evaluator: Callable[..., Classification], digits: tuple[Tensor, Tensor], policy: str, tmp_path
+    run: Run,
+    make_evaluator: Callable[..., Classification],
+    digits: tuple[Tensor, Tensor],
+    policy: str,
+    options: str,
+    tmp_path,
 ) -> None:
     path = tmp_path / "strategy.yaml"
-    weight = ", edge_weight: gradient" if policy == "path_importance" else ""
-    path.write_text(f"name: mine\npolicy: {{name: {policy}{weight}}}\nsampling: {{random: 1}}\n")
+    path.write_text(f"name: mine\npolicy: {{name: {policy}{options}}}\nsampling: {{random: 1}}\n")
     strategy = TIPS(path, search=SearchSettings(6, 1), constraints={"mflops": 0.35}, calibration_images=64)
     experiment = run(Written(), make_evaluator(images=320), strategy)
     assert strategy.oneshot_module.policy.name == policy
-    if policy == "path_importance":
-        assert "body.blocks.0.op.k3" in strategy.oneshot_module.policy.state_dict()["gradients"]
+    learnt = strategy.oneshot_module.policy.state_dict()
+    if "gradient" in options:
+        assert "body.blocks.0.op.k3" in learnt["gradients"]
+    if "loss" in options:  # of the smallest and of the drawn one, in five steps
+        heard = learnt["benefits"]["losses"]
+        assert len(heard) == 5
+        assert {len(losses) for losses in heard} <= {1, 2}
     images, labels = digits[0][-300:], digits[1][-300:]
     models = experiment.export_top_models(99)
     for model, instance in zip(models, experiment.export_top_models(99, formatter="instance"), strict=True):
