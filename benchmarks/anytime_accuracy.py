@@ -39,7 +39,11 @@ def main() -> None:
             scale, arguments.groups, arguments.rivals, arguments.seeds, arguments.protocols, arguments.shares
         )
         done = results.done()
-        console.print(f"{sum(task.key not in done for task in planned)} of {len(planned)} trainings to do")
+        left = [task for task in planned if task.key not in done]
+        compute = scale.compute * sum(task.share for task in left)
+        console.print(
+            f"{len(left)} of {len(planned)} trainings to do, at most {compute:,.0f}·10¹² multiply-adds in all"
+        )
         all_done = run_all(
             scale, arguments.data, planned, results, arguments.workers, 60 * arguments.minutes, _say(console)
         )

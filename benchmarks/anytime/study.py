@@ -302,7 +302,7 @@ SCALES = {
         _CPU,
         replace(_CPU, name="cpu32", image_size=32, compute=16.0),
         # Imagenette to confirm what CIFAR-100 says, at the learning rate chosen there.
-        replace(_CPU, name="imagenette16", classes=None, compute=2.0, rates=(0.2,), panel_images=1000),
+        replace(_CPU, name="imagenette16", classes=None, compute=1.0, shares=(1.0,), rates=(0.2,), panel_images=1000),
         replace(
             _CPU,
             name="smoke",

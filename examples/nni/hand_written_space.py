@@ -47,7 +47,7 @@ class Net(ModelSpace):
 
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--epochs", type=int, default=5)
+parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--folder", default="runs/nni")
 options = parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Train a timm backbone as an anytime network in an NNI experiment, and export the front of its subnets.
 
-python examples/nni/one_shot.py --epochs 10 --save supernet.safetensors
+python examples/nni/one_shot.py --epochs 60 --save supernet.safetensors
 """
 
 import argparse
@@ -18,7 +18,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--backbone", default="mobilenetv2_100")
 parser.add_argument("--space", default="mobilenetv2")
 parser.add_argument("--image-size", type=int, default=32)
-parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--folder", default="runs/nni")
 parser.add_argument("--save", help="write the trained weights of the supernet to this file")
 options = parser.parse_args()

@@ -278,12 +278,16 @@ def test_built_in_strategies(name: str) -> None:
 
 @pytest.mark.parametrize("name", strategy_names())
 def test_built_in_strategies_write_every_option_out(name: str) -> None:
-    """They are what a user copies: each option stands there, with its default value and a comment."""
+    """They are what a user copies: each option stands there, with its default value but where forms differ."""
     policy = load_strategy(name).policy
     info = POLICIES[policy.name]
     allowed = {field.name.rstrip("_") for field in dataclasses.fields(info.options)}
     assert set(policy.options) == allowed or policy.name == "uniform"
-    differs = {"form"} if name in ("tips_path", "tips_budget") else set()
+    differs = {
+        "tips": {"form", "thrift"},
+        "tips_path": {"form"},
+        "tips_growth": {"form", "thrift", "edge_weight", "coupling"},
+    }.get(name, set())
     checked, default = (check_policy(policy.name, options) for options in (policy.options, {}))
     assert {
         f.name for f in dataclasses.fields(checked) if getattr(checked, f.name) != getattr(default, f.name)
@@ -317,7 +321,8 @@ def test_options_of_the_search_belong_to_its_algorithm(tmp_path: Path) -> None:
 def test_the_families_are_there() -> None:
     convolutional = {"resnet", "mobilenetv2", "mobilenetv3", "efficientnet", "mnasnet", "regnet", "convnext", "vgg"}
     assert convolutional | {"deit", "swin"} <= set(space_names())
-    assert {"flash", "tips", "tips_path", "uniform", "global_width", "attentive"} <= set(strategy_names())
+    forms = {"tips", "tips_marginal", "tips_path", "tips_growth"}
+    assert forms | {"flash", "uniform", "global_width", "attentive"} <= set(strategy_names())
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*/run.yaml")), ids=lambda path: path.parent.name)

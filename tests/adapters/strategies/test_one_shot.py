@@ -129,7 +129,7 @@ def test_the_front_comes_out_calibrated(
     make_space: Make, make_evaluator: MakeEvaluator, run: Run, digits: tuple[Tensor, Tensor]
 ) -> None:
     space = make_space()
-    strategy = TIPS(search=QUICK, calibration_images=128)
+    strategy = TIPS("tips_marginal", search=QUICK, calibration_images=128)
     experiment = run(space, make_evaluator(images=1200, max_epochs=2), strategy)
     models = experiment.export_top_models(99)
     assert 2 <= len(models) <= 16
@@ -151,7 +151,7 @@ def test_the_front_comes_out_calibrated(
 
 
 def test_subnets_are_drawn_by_our_policy(make_space: Make, make_evaluator: MakeEvaluator, run: Run) -> None:
-    strategy = TIPS(search=SearchSettings(4, 0), calibration_images=64)
+    strategy = TIPS("tips_marginal", search=SearchSettings(4, 0), calibration_images=64)
     run(make_space(), make_evaluator(images=320), strategy)
     module = strategy.oneshot_module
     assert module.policy.name == "path_importance"
