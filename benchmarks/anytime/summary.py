@@ -47,12 +47,16 @@ LADDER = (
 
 
 def of_kind(rows: Sequence[Row], kind: str, share: float = 1.0) -> dict[str, dict[int, Row]]:
-    """Return the rows of one protocol and length: rival -> seed -> row."""
+    """Return the rows of one protocol and length: rival -> seed -> row.
+
+    The reference's training at equal compute is also the one at equal steps.
+    """
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
-        if row["kind"] == kind and row["share"] == share:
+        both = row["rival"] == REFERENCE and row["kind"] == "compute"
+        if kind in (("compute", "steps") if both else (row["kind"],)) and row["share"] == share:
             found.setdefault(row["rival"], {})[row["seed"]] = row
-    return found
+    return found if len(found) > 1 or kind == "compute" else {}
 
 
 def points(rows: dict[int, Row], measure: str = "mflops") -> dict[int, float]:

@@ -66,7 +66,10 @@ def tasks(
                 Task("compute", r.name, seed, share) for share in sorted(shares or scale.shares)[::-1] for r in rivals
             ]
         if "steps" in protocols:
-            planned += [Task("steps", r.name, seed, 1.0) for r in rivals if r.group != "ablation"]
+            # The reference's longest training is the same in both protocols: its steps set the length.
+            planned += [
+                Task("steps", r.name, seed, 1.0) for r in rivals if r.group != "ablation" and r.name != REFERENCE
+            ]
     if "alone" in groups:
         planned += [Task("alone", f"#{i}", 0, 1.0) for i in range(_STANDALONE)]
     return planned

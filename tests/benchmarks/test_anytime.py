@@ -16,7 +16,17 @@ from anytime.gradients import SharedGradients
 from anytime.policies import CheapOptions, CheapPolicy
 from anytime.runs import run_all
 from anytime.study import RIVALS, SCALES
-from anytime.summary import bars, compute_to_reach, curve, difference, flatness, inherited_correlation
+from anytime.summary import (
+    bars,
+    compute_to_reach,
+    curve,
+    difference,
+    flatness,
+    inherited_correlation,
+    ladder,
+    of_kind,
+    points,
+)
 from anytime.tasks import Results, tasks
 from anytime.training import Length, train
 from scipy import stats
@@ -64,6 +74,16 @@ def test_one_seed_has_no_interval() -> None:
     assert difference({0: 2.0}, {1: 1.0})[2] == 0
 
 
+def test_the_reference_is_the_same_at_equal_steps() -> None:
+    rows = [row("us_nets", 0, 50.0), {**row("spos", 0, 40.0), "kind": "steps"}, row("us_nets", 0, 45.0, 0.5)]
+    assert {name: points(found) for name, found in of_kind(rows, "steps").items()} == {
+        "us_nets": {0: pytest.approx(50.0)},
+        "spos": {0: pytest.approx(40.0)},
+    }
+    assert set(of_kind(rows, "compute")) == {"us_nets"}
+    assert of_kind(rows[:1], "steps") == {}
+
+
 def test_compute_to_reach_interpolates_in_the_logarithm() -> None:
     rows = [row("tips", 0, accuracy, share) for accuracy, share in ((40.0, 0.25), (60.0, 1.0))]
     assert curve(rows, "tips") == [(2.0, pytest.approx(40.0)), (8.0, pytest.approx(60.0))]
@@ -103,6 +123,17 @@ def test_bars_choose_on_validation_images() -> None:
     assert bars(rows)[0]["name"].startswith("tips_budget − us_nets")
 
 
+def test_the_ladder_compares_each_with_the_one_before_and_both_forms_with_the_schedule() -> None:
+    front = {"us_nets": 50.0, "spos": 58.0, "one_budgets": 60.0, "tips_budget": 61.0, "tips_growth": 59.5}
+    rows = [row(name, seed, value + 0.1 * seed) for name, value in front.items() for seed in range(3)]
+    table = ladder(rows)
+    assert table is not None
+    names, _, _, brings, _ = (list(column.cells) for column in table.columns)
+    assert names == list(front)
+    assert [text.split(" ")[0] for text in brings] == ["", "+8.00", "+2.00", "+1.00", "-0.50"]
+    assert ladder(rows[:3]) is None
+
+
 def test_inherited_correlation_is_spearmans() -> None:
     inherited = [0.1, 0.4, 0.2, 0.3, 0.5, 0.6, 0.8, 0.7]
     alone = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -114,7 +145,7 @@ def test_inherited_correlation_is_spearmans() -> None:
 def test_a_study_plans_rates_first_and_each_training_once() -> None:
     scale = SCALES["cpu"]
     planned = tasks(scale, ["main", "alone"], ["us_nets", "tips_budget_two"], seeds=2)
-    assert len({task.key for task in planned}) == len(planned) == 2 * 2 + 2 * (2 * 3 + 2) + 8
+    assert len({task.key for task in planned}) == len(planned) == 2 * 2 + 2 * (2 * 3 + 1) + 8
     assert [task.kind for task in planned[:4]] == ["tune"] * 4
     assert {task.seed for task in planned if task.kind == "tune"}.isdisjoint({0, 1})
 
