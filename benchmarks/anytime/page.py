@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -24,6 +25,7 @@ _STYLE = (
 )
 
 
+_COLOURS = matplotlib.color_sequences["tab20"]
 _METHOD = (
     "Every rival trains the same supernet from the same initial weights on the same order of images. A step's subnets "
     "are part of the rival: M the largest, m the smallest, r a drawn one. Multiply-adds are counted for every subnet "
@@ -43,7 +45,8 @@ def write_page(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     if rows:
         first = rows[-1]
         versions = ", ".join(f"{name} {value}" for name, value in first["versions"].items())
-        parts.append(f"<p>Scale {escape(first['scale'])}, {escape(first['device'])}; {escape(versions)}.</p>")
+        devices = " and ".join(sorted({row["device"] for row in rows}))
+        parts.append(f"<p>Scale {escape(first['scale'])}, on {escape(devices)}; {escape(versions)}.</p>")
     parts += [f"<p>{text}</p>" for text in _METHOD]
     compared = of_kind(rows, "compute")
     if compared:
@@ -69,7 +72,7 @@ def _curves(rows: Sequence[dict[str, Any]]) -> Figure:
     for i, name in enumerate(names):
         x, y = zip(*curve(rows, name), strict=True)
         ours = name in OURS
-        axes.plot(x, y, "o-" if ours else "s--", color=f"C{i % 10}", lw=2 if ours else 1.2, ms=5, label=label(name))
+        axes.plot(x, y, "o-" if ours else "s--", color=_COLOURS[i % 20], lw=2 if ours else 1.2, ms=5, label=label(name))
     axes.set_xscale("log", base=2)
     axes.set_xlabel("training compute, 10¹² multiply-adds")
     axes.set_ylabel("front accuracy on test images, %")
@@ -87,7 +90,9 @@ def _fronts(compared: dict[str, dict[int, dict[str, Any]]]) -> Figure:
     )
     for i, name in enumerate(sorted(compared, key=lambda n: -float(np.mean(list(points(compared[n]).values()))))):
         values = np.mean([row["test"]["mflops"] for row in compared[name].values()], axis=0) - base
-        axes.plot(range(1, len(values) + 1), 100 * values, "o-", color=f"C{i % 10}", ms=4, lw=1.2, label=label(name))
+        axes.plot(
+            range(1, len(values) + 1), 100 * values, "o-", color=_COLOURS[i % 20], ms=4, lw=1.2, label=label(name)
+        )
     axes.set_xlabel("budget, from the cheapest (evenly in log multiply-adds)")
     axes.set_ylabel(f"test accuracy − {REFERENCE}'s, points")
     axes.grid(True, alpha=0.3)
@@ -104,7 +109,11 @@ def _image(figure: Figure, text: str) -> str:
 def _table(table: Table) -> str:
     """Turn a terminal table into an HTML one."""
     heads = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
+    sides = [f" style='text-align:{column.justify}'" for column in table.columns]
     rows = zip(*(column.cells for column in table.columns), strict=True)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td{side}>{escape(str(c))}</td>" for side, c in zip(sides, row, strict=True)) + "</tr>"
+        for row in rows
+    )
     caption = escape(str(table.title))
     return f"<div class=scroll><table><caption>{caption}</caption><tr>{heads}</tr>{body}</table></div>"

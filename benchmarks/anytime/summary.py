@@ -78,6 +78,11 @@ def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float
     return float(values.mean()), half, len(values)
 
 
+def said(value: float, half: float) -> str:
+    """Return a difference with its interval, for people."""
+    return f"{value:+.2f} ± {half:.2f}" if np.isfinite(half) else f"{value:+.2f} (one seed)"
+
+
 def curve(rows: Sequence[Row], rival: str) -> list[tuple[float, float]]:
     """Return (compute, mean front accuracy in percent) for every length, shortest first."""
     shares = sorted({row["share"] for row in rows if row["kind"] == "compute" and row["rival"] == rival})
@@ -140,7 +145,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
                 f"{np.mean([row['steps'] for row in own]):,.0f}",
                 f"{np.mean([row['compute'] for row in own]):.3g}",
                 *(f"{np.mean(list(points(found[name]).values())):.2f}",),
-                "–" if name == REFERENCE or not number else f"{mean:+.2f} ± {half:.2f}",
+                "–" if name == REFERENCE or not number else said(mean, half),
                 *(
                     f"{np.mean(list(points(found[name], m).values())):.2f}"
                     for m in ("latency_ms", "panel", "hypervolume")
@@ -180,7 +185,7 @@ def ladder(rows: Sequence[Row]) -> Table | None:
             name,
             text,
             f"{np.mean(list(points(found[name]).values())):.2f}",
-            "" if i == 0 else f"{mean:+.2f} ± {half:.2f}",
+            "" if i == 0 else said(mean, half),
             f"{np.mean(list(points(found[name], 'panel').values())):.2f}",
         )
     return table
