@@ -213,37 +213,58 @@ def flatness(rows: Sequence[Row], rival: str = REFERENCE) -> float:
     return (y1 - y0) / float(np.log2(x1 / x0))
 
 
-def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the bars at equal training compute; TIPS is its best form by validation accuracy."""
-    found = of_kind(rows, "compute")
-    ours = {name: by_seed for name, by_seed in found.items() if name in OURS}
-    rivals = {name: by_seed for name, by_seed in found.items() if name in RIVALS_OF_OURS}
-    if not ours or REFERENCE not in rivals:
-        return []
+def best_two(found: dict[str, dict[int, Row]]) -> tuple[str, str] | None:
+    """Return the form of TIPS and the rival of the highest validation accuracy; None where one is missing."""
     validated = {
         name: float(np.mean([front_accuracy(row, part="validation") for row in by_seed.values()]))
-        for name, by_seed in {**ours, **rivals}.items()
+        for name, by_seed in found.items()
     }
-    best = max(ours, key=lambda name: validated[name])
-    strongest = max(rivals, key=lambda name: validated[name])
-    result = []
+    ours, rivals = set(found) & OURS, set(found) & RIVALS_OF_OURS
+    if not ours or not rivals:
+        return None
+    return max(ours, key=lambda name: validated[name]), max(rivals, key=lambda name: validated[name])
+
+
+def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the bars at equal training compute; TIPS is its best form by validation accuracy.
+
+    After those of the longest training come, for each shorter one, TIPS against the best rival that was trained so
+    long and against its own schedule.
+    """
+    found = of_kind(rows, "compute")
+    chosen = best_two(found)
+    if chosen is None or REFERENCE not in found:
+        return []
+    best, strongest = chosen
+    result: list[dict[str, Any]] = []
 
     def add(name: str, value: float, text: str, holds: bool) -> None:
         result.append({"name": name, "value": value, "bar": text, "holds": bool(holds)})
 
-    mean, half, number = difference(points(found[best]), points(found[REFERENCE]))
-    add(f"{best} − {REFERENCE}, front, points (± {half:.2f}, {number} seeds)", mean, ">= 2", mean >= 2 and mean > half)
+    def compare(of: dict[str, dict[int, Row]], first: str, second: str, text: str, least: float = 0.0) -> None:
+        mean, half, number = difference(points(of[first]), points(of[second]))
+        interval = f"± {half:.2f}, {number} seeds" if number > 1 else "one seed"
+        bar = f">= {least:g}" if least else "> 0"
+        add(f"{text.format(first=first, second=second)} ({interval})", mean, bar, mean >= least and mean > half)
+
+    compare(found, best, REFERENCE, "{first} − {second}, front, points", least=2)
     goal = float(np.mean(list(points(found[REFERENCE]).values())))
     share = compute_to_reach(rows, best, goal) / curve(rows, REFERENCE)[-1][0]
     add(f"compute of {best} to reach {REFERENCE}'s front / its compute", share, "<= 0.7", share <= 0.7)
-    mean, half, number = difference(points(found[best]), points(found[strongest]))
-    add(f"{best} − {strongest}, the best rival (± {half:.2f}, {number} seeds)", mean, "> 0", mean > half)
+    compare(found, best, strongest, "{first} − {second}, the best rival")
     for first, second in PAIRS:
         if first in found and second in found:
-            mean, half, number = difference(points(found[first]), points(found[second]))
-            add(f"path importance alone: {first} − {second} (± {half:.2f}, {number} seeds)", mean, "> 0", mean > half)
-    last_tenth = flatness(rows) * float(np.log2(1 / 0.9))
-    add(f"last tenth of {REFERENCE}'s compute, points", last_tenth, "< 0.3", last_tenth < 0.3)
+            compare(found, first, second, "path importance alone: {first} − {second}")
+    for name in (REFERENCE, strongest, best):
+        last_tenth = flatness(rows, name) * float(np.log2(1 / 0.9))
+        add(f"last tenth of {name}'s compute, points", last_tenth, "< 0.3", last_tenth < 0.3)
+    for share in sorted({row["share"] for row in rows if row["kind"] == "compute"} - {1.0}, reverse=True):
+        shorter = of_kind(rows, "compute", share)
+        pair = best_two(shorter)
+        if pair is not None:
+            seconds = [pair[1], *(second for first, second in PAIRS if first == pair[0] and second in shorter)]
+            for second in dict.fromkeys(seconds):
+                compare(shorter, pair[0], second, f"at {share:g} of the compute: {{first}} − {{second}}")
     return result
 
 

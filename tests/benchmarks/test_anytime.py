@@ -115,6 +115,14 @@ def test_bars_hold_only_with_their_interval() -> None:
     assert not noisy["tips_budget − two_random, the best rival"]["holds"]
 
 
+def test_shorter_trainings_have_their_own_best() -> None:
+    rows = rows_of([55.0, 55.1, 54.9], [50.0] * 3, [54.0] * 3)
+    rows += [row("spos", seed, 60.0, 0.5) for seed in range(3)]
+    short = {b["name"].split(" (")[0]: b for b in bars(rows) if b["name"].startswith("at ")}
+    assert short["at 0.5 of the compute: tips_budget − spos"]["value"] == pytest.approx(54.0 - 60.0)
+    assert not any(b["holds"] for b in short.values())
+
+
 def test_bars_choose_on_validation_images() -> None:
     rows = rows_of([52.0] * 3, [50.0] * 3, [51.0] * 3)
     rows += [
