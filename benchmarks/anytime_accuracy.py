@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def main() -> None:
     for item in found:
         console.print(f"{'holds' if item['holds'] else 'FAILS'}  {item['name']}: {item['value']:.3g} ({item['bar']})")
     if arguments.json:
-        print(json.dumps({"bars": found}))
+        # JSON has no NaN, which stands for "never reached" and "trained for one length only".
+        print(json.dumps({"bars": [{**b, "value": b["value"] if math.isfinite(b["value"]) else None} for b in found]}))
 
 
 def _say(console: Console) -> Callable[[Row, int], None]:
