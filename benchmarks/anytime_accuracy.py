@@ -2,10 +2,10 @@
 
     python benchmarks/anytime_accuracy.py --data cifar100.npz [--scale cpu] [--seeds 3] [--workers 2] [--json]
 
-The same supernet, initial weights, order of images and schedule for every rival; each tunes its learning rate on
-validation images with the same effort. Measured is what a user deploys: at ten budgets the subnet that one search with
-one number of evaluations finds best on validation images, its accuracy on test images averaged over the budgets; beside
-it the mean over a fixed panel of random subnets.
+The same supernet, initial weights, order of images and schedule for every rival; learning rates are tuned on validation
+images, one for each kind of step. Measured is what a user deploys: at ten budgets the subnet that one search with one
+number of evaluations finds best on validation images, its accuracy on test images averaged over the budgets; beside it
+the mean over a fixed panel of random subnets.
 
 Every finished training is a line in OUT/SCALE.jsonl. Run the command again to go on after a stop; --page only makes the
 page from what is there. With a GPU all workers share it.

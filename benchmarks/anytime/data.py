@@ -44,7 +44,7 @@ class Images:
                 part = slice(i, i + batch)
                 rows, columns = shifts[:, part, None] + inside
                 columns = torch.where(mirrored[part, None], columns.flip(1), columns)
-                # Indexing puts the channels last in memory: convolutions of narrow layers are a third faster so.
+                # Indexing puts the channels last in memory: narrow convolutions are a fifth to a half faster so.
                 images = padded[order[part, None, None], :, rows[:, :, None], columns[:, None, :]]
                 yield images.permute(0, 3, 1, 2), self.y[order[part]]
 

@@ -1,6 +1,8 @@
-"""Gradients of subnets without autograd through the slices: a third fewer kernels a step, the same numbers."""
+"""Gradients of subnets without autograd through the slices: a quarter fewer kernels a step, the same numbers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,8 @@ class SharedGradients:
         whole = view is self._supernet.backbone  # the largest subnet: its gradients need no way back
         pairs = []
         for path, module in view.named_modules():
-            for name, tensor in module._parameters.items():
+            weights: dict[str, Any] = module._parameters
+            for name, tensor in weights.items():
                 if tensor is None:
                     continue
                 name_of = f"{path}.{name}" if path else name
@@ -52,7 +55,7 @@ class SharedGradients:
                 if tensor.untyped_storage().data_ptr() != shared.untyped_storage().data_ptr():
                     raise ValueError(f"{name_of} of a subnet is a copy of the supernet's weights, not a slice")
                 leaf = tensor.detach().requires_grad_()
-                module._parameters[name] = leaf  # type: ignore[assignment]
+                weights[name] = leaf
                 pairs.append((shared.grad.as_strided(leaf.size(), leaf.stride(), leaf.storage_offset()), leaf))
         return view, pairs
 

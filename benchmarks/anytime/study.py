@@ -12,7 +12,7 @@ from torch import nn
 from anytime.policies import CheapOptions, CheapPolicy
 from tips_nni.core import Architecture, Policy, make_policy
 from tips_nni.elastic import Supernet, convert
-from tips_nni.specs import SpaceSpec, load_space
+from tips_nni.specs import SamplingSpec, SpaceSpec, load_space
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class Rival:
         if self.policy == "uniform_cheap":
             return CheapPolicy(architecture, CheapOptions(**self.options))
         return make_policy(self.policy, architecture, self.options)
+
+    @property
+    def sampling(self) -> SamplingSpec:
+        """The subnets of one step, as a strategy names them."""
+        return SamplingSpec(largest=self.largest, smallest=self.smallest, random=self.random, distill=self.distill)
 
     @property
     def step(self) -> str:
@@ -320,21 +325,6 @@ SCALES = {
             panel_images=50,
         ),
         _GPU,
-        replace(
-            _GPU,
-            name="resnet16",
-            build=small_resnet,
-            space=_finer_resnet,
-            image_size=16,
-            batch=512,
-            compute=48.0,
-            shares=(0.25, 0.5, 1.0),
-            rates=(0.2, 0.5),
-            population=24,
-            generations=7,
-            calibration=1000,
-            panel=40,
-        ),
         replace(
             _GPU,
             name="mobilenetv2",

@@ -82,8 +82,7 @@ def train(scale: Scale, data: Data, rival: Rival, rate: float, seed: int, length
         each = _accumulate(gradients, rival, configs, images, labels)
         losses.append(each.mean())
         if policy.wants_losses:
-            # The largest subnet, where it teaches the others, has other targets than they.
-            alike = [i for i, config in enumerate(configs) if not rival.distill or config != space.largest]
+            alike = rival.sampling.alike(configs, space.largest)
             policy.observe_losses([configs[i] for i in alike], each[alike].tolist())
         if policy.wants_gradients:
             policy.observe_gradients(gradient_norms(supernet))

@@ -357,6 +357,10 @@ STRATEGY_ERRORS = [
         TIPS + "  compute_neutral: true\n  exploration: 0\n",
         "3: policy.name: exploration = 0 with compute_neutral; choose exploration above 0, e.g. 0.1",
     ),
+    (
+        TIPS + "  edge_weight: loss\nsampling: {random: 0}\n",
+        "6: edge_weight: loss compares subnets of a step that learn from the same targets, and sampling trains 1 of them; it must be at least 2: set sampling.random: 1",
+    ),
     ("name: mine\n", " policy is missing; add it (the sampling policy and its options)"),
     ("name: mine\npolicy: {}\n", "2: policy.name is missing; add it (the sampling policy)"),
     (

@@ -243,7 +243,6 @@ def test_precisions(fit: Fit, make_supernet: Callable[..., Supernet], precision:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_training_on_a_gpu_learns(fit: Fit, make_supernet: Callable[..., Supernet], precision: str) -> None:
     summary = fit(make_supernet(scales=False), epochs=8, accelerator="gpu", precision=precision)

@@ -56,7 +56,7 @@ class OptionBenefits:
             TipsError: a loss is not finite.
         """
         if not np.isfinite(losses).all():
-            raise TipsError(f"the losses of a step are {losses.tolist()}; they must be finite")
+            raise TipsError(f"the losses of a step are {losses.tolist()}; they must be finite; lower the learning rate")
         if len(losses) > 1:
             self._codes.append(codes.tolist())
             self._losses.append(losses.tolist())

@@ -12,6 +12,7 @@ from tips_nni.core._unlocks import Unlocks
 
 Floats = NDArray[np.float64]
 
+#: Chains between two refreshes: some thousand subnets, and a refresh that stays far below a step's time.
 _CHAINS = 64
 
 
@@ -19,9 +20,8 @@ class GrowthForm:
     """Subnets on chains from the smallest to the largest one, cut at a drawn budget.
 
     A chain adds, one after the other, the option of the highest importance for what it costs then and there:
-    exp(noise · Gumbel) · importance / added multiply-adds. Along a chain subnets are nested, and each has what
-    is worth its price; `noise` says how far chains differ. Dimensions without order are drawn on
-    their own.
+    exp(noise · Gumbel) · importance / added multiply-adds. Along a chain subnets are nested, and each has what is
+    worth its price; `noise` says how far chains differ. Dimensions without order are drawn on their own.
 
     Args:
         unlocks: the options.

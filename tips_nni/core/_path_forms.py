@@ -166,7 +166,7 @@ def _added_scores(graph: PathGraph, space: SearchSpace, tas: Floats, temperature
 
 
 def unordered(space: SearchSpace) -> list[int]:
-    """Return the dimensions that are uniform unless a path decides: no path knows of them, or not every path does."""
+    """Return the dimensions without order: resolutions, on no path, and choices, whose options exclude each other."""
     return [i for i, dim in enumerate(space.dims) if dim.kind in ("resolution", "choice")]
 
 

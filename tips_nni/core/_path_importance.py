@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from tips_nni.core._architecture import Architecture
 from tips_nni.core._benefits import OptionBenefits
-from tips_nni.core._budgets import spending_of
+from tips_nni.core._budgets import Spending, spending_of
 from tips_nni.core._dtmc import Chain, Coupling
 from tips_nni.core._errors import TipsError, unknown
 from tips_nni.core._explanation import Explanation, NodeScore, OptionTable
@@ -110,10 +111,13 @@ class PathImportancePolicy(Policy):
         self.graph = network if isinstance(network, PathGraph) else PathGraph.from_architecture(network)
         self.wants_losses = options.edge_weight == "loss"
         self._gradients: dict[str, float] = {}
-        self._spending = spending_of(network)
         self._unlocks = Unlocks(self.graph)
-        self._benefits = OptionBenefits(self._unlocks, 1 - 1 / options.memory)
+        self._benefits = OptionBenefits(self._unlocks, 1 - 1 / options.memory) if self.wants_losses else None
         self._estimate()
+
+    @cached_property
+    def _spending(self) -> Spending:
+        return spending_of(self.network)
 
     def observe_gradients(self, norms: Mapping[str, float]) -> None:
         """Update the running mean of every operation's gradient norm.
@@ -134,7 +138,8 @@ class PathImportancePolicy(Policy):
         Raises:
             TipsError: a loss is not finite.
         """
-        self._benefits.observe(self.space.encode_many(configs), np.array(losses, dtype=np.float64))
+        if self._benefits is not None:
+            self._benefits.observe(self.space.encode_many(configs), np.array(losses, dtype=np.float64))
 
     def edge_weights(self) -> NDArray[np.float64]:
         """Return w(e) of every edge, shape (E,), positive.
@@ -165,7 +170,8 @@ class PathImportancePolicy(Policy):
         """Run the chain and turn its scores into probabilities."""
         options = self.options
         codes = self._codes()
-        self.benefits = self._benefits.estimate()
+        if self._benefits is not None:
+            self.benefits = self._benefits.estimate()
         mask = self.graph.node_mask(codes)
         chain = Chain(
             self.graph,
@@ -248,13 +254,14 @@ class PathImportancePolicy(Policy):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Policy.state_dict`."""
-        estimate = {
+        estimate: dict[str, Any] = {
             "tas": self.tas.tolist(),
             "importances": [values.tolist() for values in self.importances],
             "gains": self._gains.tolist(),
         }
-        learnt = {"gradients": dict(self._gradients), "benefits": self._benefits.state_dict()}
-        return {**super().state_dict(), **learnt, **estimate}
+        if self._benefits is not None:
+            estimate["benefits"] = self._benefits.state_dict()
+        return {**super().state_dict(), "gradients": dict(self._gradients), **estimate}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Policy.load_state_dict`."""
@@ -264,7 +271,8 @@ class PathImportancePolicy(Policy):
             self.tas = np.array(state["tas"], dtype=np.float64)
             self.importances = [np.array(values, dtype=np.float64) for values in state["importances"]]
             self._gains = np.array(state["gains"], dtype=np.float64)
-            self._benefits.load_state_dict(state["benefits"])
+            if self._benefits is not None:
+                self._benefits.load_state_dict(state["benefits"])
         except (KeyError, TypeError, AttributeError) as error:
             raise TipsError(f"this is no state of a {type(self).__name__} ({error!r})") from error
         # The estimate is older than the window: it is restored, not made anew.

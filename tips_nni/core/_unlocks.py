@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from tips_nni.core._graph import GraphNode, PathGraph
 from tips_nni.core._space import Codes
@@ -31,9 +32,9 @@ class Unlocks:
         self.options: tuple[tuple[int, int], ...] = tuple(sorted({option for option in owners if option is not None}))
         index = {option: i for i, option in enumerate(self.options)}
         self.owner: NDArray[np.int64] = np.array([-1 if o is None else index[o] for o in owners], dtype=np.int64)
-        self._nodes = np.zeros((len(graph.nodes), len(self.options)))
         owned = np.flatnonzero(self.owner >= 0)
-        self._nodes[owned, self.owner[owned]] = 1.0
+        shape = len(graph.nodes), len(self.options)
+        self._nodes = csr_array((np.ones(len(owned)), (owned, self.owner[owned])), shape=shape)
 
     def per_option(self, values: Floats) -> Floats:
         """Return the sum of node values (V,) or (T, V) over the nodes of every option: (U,) or (T, U)."""

@@ -6,11 +6,12 @@ Paths are text; `tips_nni.specs.load_run` makes them absolute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tips_nni.core import check_algorithm
+from tips_nni.core import SubnetConfig, check_algorithm
 from tips_nni.specs._yaml import dump
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -217,6 +218,13 @@ class SamplingSpec(Spec):
             raise ValueError("distill needs largest: true, whose output is the target; set it or set distill: false")
         return self
 
+    def alike(self, configs: Sequence[SubnetConfig], largest: SubnetConfig) -> list[int]:
+        """Return which subnets of a step, by index, learn from the same targets, so that their losses compare.
+
+        All do, but for the largest one where it teaches the others: it learns from the labels.
+        """
+        return [i for i, config in enumerate(configs) if not self.distill or config != largest]
+
 
 class StrategySpec(Spec):
     """How subnets are drawn, trained and searched."""
@@ -226,6 +234,17 @@ class StrategySpec(Spec):
     policy: PolicySpec = Field(description="the sampling policy and its options")
     sampling: SamplingSpec = Field(default_factory=SamplingSpec, description="the subnets of one training step")
     search: SearchSpec = Field(default_factory=SearchSpec, description="the search for the front")
+
+    @model_validator(mode="after")
+    def _compares_losses(self) -> StrategySpec:
+        sampling = self.sampling
+        count = sampling.random + sampling.smallest + (sampling.largest and not sampling.distill)
+        if self.policy.options.get("edge_weight") == "loss" and count < 2:
+            raise ValueError(
+                "edge_weight: loss compares subnets of a step that learn from the same targets, and sampling trains "
+                f"{count} of them; it must be at least 2: set sampling.random: {sampling.random + 2 - count}"
+            )
+        return self
 
 
 class RatioSpec(Spec):

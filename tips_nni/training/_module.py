@@ -146,9 +146,7 @@ class SupernetModule(pl.LightningModule):
         if self.policy.wants_gradients:
             self.policy.observe_gradients(gradient_norms(self.supernet, self._loss_scale()))
         if self.policy.wants_losses:
-            # The largest subnet, where it teaches the others, has other targets than they.
-            taught = self.sampling.largest and self.sampling.distill
-            alike = [i for i, config in enumerate(configs) if not taught or config != self.supernet.space.largest]
+            alike = self.sampling.alike(configs, self.supernet.space.largest)
             self.policy.observe_losses([configs[i] for i in alike], losses[alike].tolist())
         if self.training_spec.clip_grad is not None:
             self.clip_gradients(optimizer, self.training_spec.clip_grad * self._loss_scale(), "norm")

@@ -45,7 +45,7 @@ class SandwichModule(RandomSamplingLightningModule):
         self.policy = policy
         self.sampling = sampling
         self.drawn: list[SubnetConfig] = []
-        self._losses: list[tuple[SubnetConfig, Tensor]] = []
+        self._losses: list[Tensor] = []
         self._steps = 0
         self._rng = np.random.default_rng([seed, 1])
 
@@ -78,11 +78,10 @@ class SandwichModule(RandomSamplingLightningModule):
                 else:
                     logits = self.model(*teacher.args, **teacher.kwargs)
                     loss = distillation_loss(logits, teacher.probabilities, self.sampling.divergence)
-                if config != self._network.space.largest or not self.sampling.distill:
-                    self._losses.append((config, loss.detach()))
             found = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
             gradients = [_sum(before, new) for before, new in zip(gradients, found, strict=True)]
             total = total + loss.detach()
+            self._losses.append(loss.detach())
         return _KnownGradient.apply(total, gradients, scale, *parameters)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,9 +99,10 @@ class SandwichModule(RandomSamplingLightningModule):
         """Tell the policy what was trained."""
         self._steps += 1
         self.policy.observe(self.drawn)
-        if self.policy.wants_losses and self._losses:
-            losses = self.trainer.strategy.reduce(torch.stack([loss for _, loss in self._losses]), reduce_op="mean")
-            self.policy.observe_losses([config for config, _ in self._losses], losses.tolist())
+        if self.policy.wants_losses:
+            alike = self.sampling.alike(self.drawn, self._network.space.largest)
+            losses = self.trainer.strategy.reduce(torch.stack(self._losses), reduce_op="mean")
+            self.policy.observe_losses([self.drawn[i] for i in alike], losses[alike].tolist())
         if self.policy.due(self._steps):
             self.policy.refresh()
         super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
