@@ -111,7 +111,7 @@ def _ablation(of: Rival, name: str, label: str, **options: Any) -> Rival:
 REFERENCE = "us_nets"
 
 _SANDWICH = _sandwich("tips_sandwich", "TIPS: marginal, sandwich", "path_importance")
-_BUDGET = _tips("tips_budget", "budgets, one drawn subnet", form="budget", thrift=1.0)
+_BUDGET = _tips("tips_budget", "budgets, one drawn subnet", form="budget", coupling="shared", thrift=1.0)
 _GROWTH = _tips(
     "tips_growth",
     "growth by gradients, one drawn subnet",
@@ -119,6 +119,7 @@ _GROWTH = _tips(
     edge_weight="gradient",
     coupling="shared",
     thrift=1.0,
+    final_thrift=1.0,
 )
 #: With all importances equal what is left of TIPS by budgets is its schedule.
 _EQUAL = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
@@ -147,7 +148,7 @@ RIVALS = (
     _sandwich("tips_path_sandwich", "TIPS: paths, sandwich", "path_importance", {"form": "path"}),
     _tips("tips_two", "marginal, two drawn subnets", random=2),
     _tips("tips_path_two", "paths, two drawn subnets", random=2, form="path"),
-    _tips("tips_budget_two", "budgets, two drawn subnets", random=2, form="budget", thrift=1.0),
+    _tips("tips_budget_two", "budgets, two drawn subnets", random=2, form="budget", coupling="shared", thrift=1.0),
     _tips(
         "tips_growth_two",
         "growth by losses, two drawn subnets",
@@ -156,6 +157,7 @@ RIVALS = (
         edge_weight="loss",
         coupling="shared",
         thrift=1.0,
+        final_thrift=1.0,
     ),
     _BUDGET,
     _GROWTH,
@@ -164,10 +166,11 @@ RIVALS = (
     _ablation(_BUDGET, "budget_calm", "budgets, no jitter", jitter=0.0),
     _ablation(_BUDGET, "budget_lively", "budgets, jitter 0.4", jitter=0.4),
     _ablation(_BUDGET, "budget_even", "budgets, thrift 0", thrift=0.0),
+    _ablation(_BUDGET, "budget_thrifty", "budgets, thrift 1 to the end", final_thrift=1.0),
     _ablation(_BUDGET, "budget_gradient", "budgets, gradients", edge_weight="gradient"),
     _ablation(_BUDGET, "budget_width", "budgets, widths", edge_weight="width"),
     _ablation(_BUDGET, "budget_directed", "budgets, directed", directed=True),
-    _ablation(_BUDGET, "budget_shared", "budgets, shared coupling", coupling="shared"),
+    _ablation(_BUDGET, "budget_constant", "budgets, constant coupling", coupling="constant"),
     _ablation(_BUDGET, "budget_lambda_low", "budgets, λ = 0.01", **{"lambda": 0.01}),
     _ablation(_BUDGET, "budget_lambda_high", "budgets, λ = 100", **{"lambda": 100.0}),
     _ablation(_BUDGET, "budget_cool", "budgets, temperature 0.5", temperature=0.5),
@@ -175,7 +178,7 @@ RIVALS = (
     _ablation(_GROWTH, "growth_topology", "growth, topology", edge_weight="topology"),
     _ablation(_GROWTH, "growth_calm", "growth, no noise", noise=0.0),
     _ablation(_GROWTH, "growth_lively", "growth, noise 1", noise=1.0),
-    _ablation(_GROWTH, "growth_even", "growth, thrift 0", thrift=0.0),
+    _ablation(_GROWTH, "growth_even", "growth, thrift 0", thrift=0.0, final_thrift=0.0),
     _ablation(_SANDWICH, "sandwich_sum", "marginal, sandwich, score sum", score="sum"),
 )
 

@@ -34,7 +34,7 @@ CASES = {
     "width": ("path_importance", {"edge_weight": "width", "lambda": 0.01}),
     "gradient": ("path_importance", {"edge_weight": "gradient", "temperature": 0.5}),
     "budget": ("path_importance", {"form": "budget", "edge_weight": "gradient"}),
-    "thrifty_budget": ("path_importance", {"form": "budget", "thrift": 1.0}),
+    "thrifty_budget": ("path_importance", {"form": "budget", "thrift": 1.0, "coupling": "shared"}),
     "growth": ("path_importance", {"form": "growth"}),
     "growth_loss": ("path_importance", {"form": "growth", "edge_weight": "loss", "coupling": "shared", "thrift": 1.0}),
     "marginal_loss": ("path_importance", {"edge_weight": "loss"}),
@@ -119,20 +119,20 @@ def test_a_budget_widens_layers_by_their_importance(architecture):
     policy = make_policy("path_importance", architecture, {"form": "budget"})
     graph, space, table = policy.graph, policy.space, CostTable(architecture)
     marginal = MarginalForm(policy.importances, 1.0)
-    form = BudgetForm(graph, space, table.flops, policy.tas, marginal, temperature=1.0, jitter=0.0)
+    form = BudgetForm(graph, space, table.flops, policy.worth, marginal, temperature=1.0, jitter=0.0)
     for i, limits in enumerate(form.shares):
         if space.dims[i].kind == "resolution":
             continue
         added = []
         for level in range(len(limits)):
             own = [
-                tas
-                for node, tas in zip(graph.nodes, policy.tas, strict=True)
+                worth
+                for node, worth in zip(graph.nodes, policy.worth, strict=True)
                 if any(need.dim == i and need.level == level for need in node.requires)
             ]
             everywhere = [
-                tas
-                for node, tas in zip(graph.nodes, policy.tas, strict=True)
+                worth
+                for node, worth in zip(graph.nodes, policy.worth, strict=True)
                 if all(need.level == 0 for need in node.requires)
             ]
             added.append(np.mean(own or everywhere))
@@ -150,7 +150,9 @@ def test_a_budget_widens_layers_by_their_importance(architecture):
     assert flops.min() < flops.max()
 
 
-def test_budgets_are_even_in_the_logarithm_of_multiply_adds():
+@pytest.fixture
+def six_widths():
+    """A chain of six convolutions with eight widths each."""
     space = SearchSpace(tuple(ElasticDim(f"width.{i}", "width", tuple(range(8, 72, 8))) for i in range(6)))
     maps = [FeatureMap("0", (Axis((3,)),), ((32, 32),))]
     operations = []
@@ -159,13 +161,56 @@ def test_budgets_are_even_in_the_logarithm_of_multiply_adds():
         operations.append(Operation(f"conv{i}", "conv", (f"{i}",), f"{i + 1}", (3, 3)))
     maps.append(FeatureMap("head", (Axis((10,)),), ((1, 1),)))
     operations.append(Operation("head", "linear", ("6",), "head"))
-    network = Architecture(space, tuple(maps), tuple(operations))
-    table = CostTable(network)
-    policy = make_policy("path_importance", network, {"form": "budget", "jitter": 0.05, "exploration": 0.0})
+    return Architecture(space, tuple(maps), tuple(operations))
+
+
+def thirds_of_budgets(network, policy):
+    """Shares of draws in the thirds of the range of multiply-adds, on the logarithmic scale."""
+    space, table = network.space, CostTable(network)
     flops = np.log(table.flops(space.encode_many(policy.sample(np.random.default_rng(0), 4000))))
     ends = np.log(table.flops(space.encode_many([space.smallest, space.largest])))
-    thirds = np.histogram(flops, bins=3, range=(ends[0], ends[1]))[0] / 4000
-    np.testing.assert_allclose(thirds, 1 / 3, atol=0.08)
+    return np.histogram(flops, bins=3, range=(ends[0], ends[1]))[0] / 4000
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.05, 0.2])
+def test_budgets_are_even_in_the_logarithm_of_multiply_adds(six_widths, jitter):
+    policy = make_policy("path_importance", six_widths, {"form": "budget", "jitter": jitter, "exploration": 0.0})
+    np.testing.assert_allclose(thirds_of_budgets(six_widths, policy), 1 / 3, atol=0.08)
+
+
+@pytest.mark.parametrize("form", ["budget", "growth"])
+def test_thrift_changes_with_the_progress_of_training(six_widths, form):
+    options = {"form": form, "thrift": 2.0, "final_thrift": 0.0, "exploration": 0.0, "jitter": 0.05, "noise": 0.1}
+    policy = make_policy("path_importance", six_widths, options)
+    table, ends = CostTable(six_widths), [six_widths.space.smallest, six_widths.space.largest]
+    span = np.diff(np.log(table.flops(six_widths.space.encode_many(ends))))[0]
+    for progress, thrift in ((None, 2.0), (0.5, 1.0), (None, 1.0), (1.0, 0.0)):
+        policy.refresh(progress)
+        # The distribution function of a density ∝ exp(−thrift · x) on [0, span], at the thirds.
+        thirds = np.arange(4) / 3
+        below = thirds if thrift == 0 else np.expm1(-thrift * span * thirds) / np.expm1(-thrift * span)
+        np.testing.assert_allclose(thirds_of_budgets(six_widths, policy), np.diff(below), atol=0.1)
+
+
+def test_budgets_reach_the_largest_subnet_however_unequal_the_importances(six_widths):
+    options = {"form": "budget", "window": 64, "exploration": 0.0, "temperature": 0.1}
+    policy = make_policy("path_importance", six_widths, options)
+    policy.observe([six_widths.space.smallest] * 64)
+    policy.refresh()
+    assert all(limits[0] > 0.9 for limits in policy._form.shares)
+    np.testing.assert_allclose(thirds_of_budgets(six_widths, policy), 1 / 3, atol=0.15)
+    assert six_widths.space.largest in policy.sample(np.random.default_rng(0), 500)
+
+
+def test_importance_does_not_feed_itself(six_widths):
+    # Options that are drawn seldom are in few subnets of the chain; that alone must not make them unimportant.
+    policy = make_policy("path_importance", six_widths, {"form": "budget", "coupling": "shared", "window": 64})
+    shares = []
+    for config in (six_widths.space.smallest, six_widths.space.largest):
+        policy.observe([config] * 64)
+        policy.refresh()
+        shares.append(np.concatenate(policy._form.shares))
+    assert np.abs(shares[0] - shares[1]).max() < 0.1
 
 
 def test_no_jitter_and_high_temperature_is_one_global_share(architecture):
@@ -244,6 +289,7 @@ def test_the_sweep_goes_from_subnets_apart_to_one_graph(architecture):
         ("path_importance", {"lambda": "high"}, "type float"),
         ("path_importance", {"decay": 1.0}, "decay = 1.0"),
         ("path_importance", {"jitter": -0.1}, "jitter = -0.1"),
+        ("path_importance", {"final_thrift": -1.0}, "final_thrift = -1.0"),
         ("path_importance", {"exploration": 2.0}, "exploration = 2.0"),
         ("path_importance", {"compute_neutral": True, "exploration": 0.0}, "exploration above 0"),
         ("attentive", {"candidates": 0}, "candidates = 0"),

@@ -284,9 +284,9 @@ def test_built_in_strategies_write_every_option_out(name: str) -> None:
     allowed = {field.name.rstrip("_") for field in dataclasses.fields(info.options)}
     assert set(policy.options) == allowed or policy.name == "uniform"
     differs = {
-        "tips": {"form", "thrift"},
+        "tips": {"form", "thrift", "coupling"},
         "tips_path": {"form"},
-        "tips_growth": {"form", "thrift", "edge_weight", "coupling"},
+        "tips_growth": {"form", "thrift", "final_thrift", "edge_weight", "coupling"},
     }.get(name, set())
     checked, default = (check_policy(policy.name, options) for options in (policy.options, {}))
     assert {

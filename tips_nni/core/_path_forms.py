@@ -88,7 +88,7 @@ class PathForm:
 class BudgetForm:
     """A budget for the whole subnet; every layer keeps the share of importance that the budget allows.
 
-    The options of a dimension hold shares of its importance: the mean TAS of the nodes that an option adds, to the
+    The options of a dimension hold shares of its importance: the mean worth of the nodes that an option adds, to the
     power 1 / temperature. A subnet with share b takes in each dimension the first option at which the shares add up to
     b, or to a layer's own b + jitter · normal. Choices of different layers are so correlated: where one is narrow, all
     are narrow by their importance. b is drawn such that the multiply-adds follow `draw_budgets`. Dimensions
@@ -98,7 +98,7 @@ class BudgetForm:
         graph: the path graph of a search space.
         space: the space.
         spending: multiply-adds of subnets.
-        tas: score of every node, shape (V,).
+        worth: TAS of every node, per subnet that has it, shape (V,).
         others: draws the dimensions without order.
         temperature: > 0; high values give every option the same share.
         jitter: at least 0.
@@ -113,7 +113,7 @@ class BudgetForm:
         graph: PathGraph,
         space: SearchSpace,
         spending: Spending,
-        tas: Floats,
+        worth: Floats,
         others: MarginalForm,
         temperature: float,
         jitter: float,
@@ -122,9 +122,10 @@ class BudgetForm:
         self._free, self._others = unordered(space), others
         self._jitter = jitter
         self._thrift = thrift
-        self.shares = [np.cumsum(values) / values.sum() for values in _added_scores(graph, space, tas, temperature)]
-        # How a budget becomes a share: mean log multiply-adds on a grid of shares, made monotone.
-        self._grid = np.linspace(0.0, 1.0, 33)
+        self.shares = [np.cumsum(values) / values.sum() for values in _added_worth(graph, space, worth, temperature)]
+        # How a budget becomes a share: mean log multiply-adds on a grid of shares, made monotone. Three deviations below
+        # 0 and above 1 jitter is without effect, so that budgets reach the smallest and the largest subnet.
+        self._grid = np.linspace(-3 * jitter, 1 + 3 * jitter, 49)
         rng = np.random.default_rng(0)
         codes = self._at(rng, np.repeat(self._grid, 64))
         means = np.log(spending(codes)).reshape(len(self._grid), -1).mean(axis=1)
@@ -149,15 +150,15 @@ class BudgetForm:
         return codes
 
 
-def _added_scores(graph: PathGraph, space: SearchSpace, tas: Floats, temperature: float) -> list[Floats]:
-    """Return for every dimension the mean TAS of the nodes that each option adds, to the power 1 / temperature.
+def _added_worth(graph: PathGraph, space: SearchSpace, worth: Floats, temperature: float) -> list[Floats]:
+    """Return for every dimension the mean worth of the nodes that each option adds, to the power 1 / temperature.
 
     Depth's smallest option adds no node of its own: it counts the nodes that every subnet has.
     """
-    always = float(tas[[not any(need.level for need in node.requires) for node in graph.nodes]].mean())
+    always = float(worth[[not any(need.level for need in node.requires) for node in graph.nodes]].mean())
     sums = [np.zeros(len(dim.choices)) for dim in space.dims]
     counts = [np.zeros(len(dim.choices)) for dim in space.dims]
-    for node, value in zip(graph.nodes, tas.tolist(), strict=True):
+    for node, value in zip(graph.nodes, worth.tolist(), strict=True):
         for need in node.requires:
             sums[need.dim][need.level] += value
             counts[need.dim][need.level] += 1

@@ -57,6 +57,8 @@ class PathImportanceOptions(PolicyOptions):
         noise: form ``growth``: how far chains stray from the order of importance per multiply-add, at least 0.
         thrift: forms ``budget`` and ``growth``: budgets are drawn ∝ budget^(−thrift) on the logarithmic scale, at
             least 0; 0 trains every budget as often, 1 spends as many multiply-adds on every budget.
+        final_thrift: what thrift has become by the end of training, at least 0; it changes with the training's
+            progress, at every refresh.
         decay: of the running mean of gradient norms, 0 to below 1.
         memory: edge weight ``loss``: steps that the estimate remembers, at least 1.
     """
@@ -74,6 +76,7 @@ class PathImportanceOptions(PolicyOptions):
     jitter: float = 0.2
     noise: float = 0.5
     thrift: float = 0.0
+    final_thrift: float = 0.0
     decay: float = 0.9
     memory: int = 500
 
@@ -88,7 +91,8 @@ class PathImportanceOptions(PolicyOptions):
         for key in ("refresh", "window", "paths", "memory"):
             if getattr(self, key) < 1:
                 raise TipsError(f"{key} = {getattr(self, key)} of policy 'path_importance'; it must be at least 1")
-        for key, value in (("jitter", self.jitter), ("noise", self.noise), ("thrift", self.thrift)):
+        for key in ("jitter", "noise", "thrift", "final_thrift"):
+            value = getattr(self, key)
             if not (np.isfinite(value) and value >= 0):
                 raise TipsError(f"{key} = {value} of policy 'path_importance'; it must be finite and at least 0")
         if not 0 <= self.decay < 1:
@@ -182,8 +186,9 @@ class PathImportancePolicy(Policy):
             options.coupling,
         )
         self.tas = accumulated_scores(chain.stationary())
-        # What a node is worth to a subnet that has it, however many of the window's have.
-        self._gains = self._unlocks.per_option(self.tas / np.maximum(mask.sum(axis=0), 1))
+        # What a node is worth to a subnet that has it. TAS also counts how many have it: sizes drawn by TAS would feed
+        # themselves, as what is drawn seldom would be drawn ever less.
+        self.worth = self.tas / np.maximum(mask.sum(axis=0), 1)
         self.scores = PathScores(self.graph, self.tas, options.score)
         self.through = self.scores.through_edges()
         self.importances = option_importance(self.graph, self.through)
@@ -192,26 +197,26 @@ class PathImportancePolicy(Policy):
     def _make_form(self) -> MarginalForm | PathForm | BudgetForm | GrowthForm:
         """Return what draws subnets from the present scores."""
         options = self.options
+        thrift = options.thrift + (options.final_thrift - options.thrift) * self._progress
         if options.form == "path":
             length = len(self.scores.best()[0].nodes) if options.score == "mean" else 1
             return PathForm(self.graph, self.space, self.tas, options.temperature * length, options.paths)
         marginal = MarginalForm(self.importances, options.temperature)
         if options.form == "growth":
             rng = np.random.default_rng(self._refreshes)
-            gains = np.maximum(self._gains, 1e-3 * self._gains.mean()) ** (1 / options.temperature)
-            return GrowthForm(
-                self._unlocks, self.space, self._spending, marginal, gains, options.noise, options.thrift, rng
-            )
+            gains = self._unlocks.per_option(self.worth)
+            gains = np.maximum(gains, 1e-3 * gains.mean()) ** (1 / options.temperature)
+            return GrowthForm(self._unlocks, self.space, self._spending, marginal, gains, options.noise, thrift, rng)
         if options.form == "budget":
             return BudgetForm(
                 self.graph,
                 self.space,
                 self._spending,
-                self.tas,
+                self.worth,
                 marginal,
                 options.temperature,
                 options.jitter,
-                options.thrift,
+                thrift,
             )
         return marginal
 
@@ -257,7 +262,7 @@ class PathImportancePolicy(Policy):
         estimate: dict[str, Any] = {
             "tas": self.tas.tolist(),
             "importances": [values.tolist() for values in self.importances],
-            "gains": self._gains.tolist(),
+            "worth": self.worth.tolist(),
         }
         if self._benefits is not None:
             estimate["benefits"] = self._benefits.state_dict()
@@ -270,7 +275,7 @@ class PathImportancePolicy(Policy):
             self._gradients = {str(name): float(value) for name, value in state["gradients"].items()}
             self.tas = np.array(state["tas"], dtype=np.float64)
             self.importances = [np.array(values, dtype=np.float64) for values in state["importances"]]
-            self._gains = np.array(state["gains"], dtype=np.float64)
+            self.worth = np.array(state["worth"], dtype=np.float64)
             if self._benefits is not None:
                 self._benefits.load_state_dict(state["benefits"])
         except (KeyError, TypeError, AttributeError) as error:
