@@ -123,8 +123,8 @@ class BudgetForm:
         self._jitter = jitter
         self._thrift = thrift
         self.shares = [np.cumsum(values) / values.sum() for values in _added_worth(graph, space, worth, temperature)]
-        # How a budget becomes a share: mean log multiply-adds on a grid of shares, made monotone. Three deviations below
-        # 0 and above 1 jitter is without effect, so that budgets reach the smallest and the largest subnet.
+        # How a budget becomes a share: mean log multiply-adds on a grid of shares, made monotone. Three deviations
+        # below 0 and above 1 jitter is without effect, so that budgets reach the smallest and the largest subnet.
         self._grid = np.linspace(-3 * jitter, 1 + 3 * jitter, 49)
         rng = np.random.default_rng(0)
         codes = self._at(rng, np.repeat(self._grid, 64))
