@@ -119,7 +119,6 @@ _GROWTH = _tips(
     edge_weight="gradient",
     coupling="shared",
     thrift=1.0,
-    final_thrift=1.0,
 )
 #: With all importances equal what is left of TIPS by budgets is its schedule.
 _EQUAL = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
@@ -157,7 +156,6 @@ RIVALS = (
         edge_weight="loss",
         coupling="shared",
         thrift=1.0,
-        final_thrift=1.0,
     ),
     _BUDGET,
     _GROWTH,
@@ -166,7 +164,6 @@ RIVALS = (
     _ablation(_BUDGET, "budget_calm", "budgets, no jitter", jitter=0.0),
     _ablation(_BUDGET, "budget_lively", "budgets, jitter 0.4", jitter=0.4),
     _ablation(_BUDGET, "budget_even", "budgets, thrift 0", thrift=0.0),
-    _ablation(_BUDGET, "budget_thrifty", "budgets, thrift 1 to the end", final_thrift=1.0),
     _ablation(_BUDGET, "budget_gradient", "budgets, gradients", edge_weight="gradient"),
     _ablation(_BUDGET, "budget_width", "budgets, widths", edge_weight="width"),
     _ablation(_BUDGET, "budget_directed", "budgets, directed", directed=True),
@@ -178,7 +175,7 @@ RIVALS = (
     _ablation(_GROWTH, "growth_topology", "growth, topology", edge_weight="topology"),
     _ablation(_GROWTH, "growth_calm", "growth, no noise", noise=0.0),
     _ablation(_GROWTH, "growth_lively", "growth, noise 1", noise=1.0),
-    _ablation(_GROWTH, "growth_even", "growth, thrift 0", thrift=0.0, final_thrift=0.0),
+    _ablation(_GROWTH, "growth_even", "growth, thrift 0", thrift=0.0),
     _ablation(_SANDWICH, "sandwich_sum", "marginal, sandwich, score sum", score="sum"),
 )
 

@@ -40,7 +40,7 @@ LADDER = (
     ("us_nets", "the sandwich"),
     ("two_random", "two drawn subnets learn from the labels, no largest, no smallest"),
     ("spos", "one drawn subnet a step"),
-    ("one_budgets", "budgets: widths that fit each other, at first cheap subnets, at the end all budgets alike"),
+    ("one_budgets", "budgets: widths that fit each other, as much compute for every budget"),
     ("tips_budget", "shares of the layers by path importance"),
     ("tips_growth", "instead of shares: the options of most importance per multiply-add"),
 )

@@ -92,7 +92,7 @@ def train(scale: Scale, data: Data, rival: Rival, rate: float, seed: int, length
         seconds += time.perf_counter() - start
         if policy.due(step):
             start = time.perf_counter()
-            policy.refresh(length.progress(spent, step))
+            policy.refresh()
             refresh_seconds += time.perf_counter() - start
     last = torch.stack(losses[-max(1, len(losses) // 10) :]).mean().item()
     return Trained(supernet.eval(), step, spent / 1e12, seconds, refresh_seconds, last)

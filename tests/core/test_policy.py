@@ -178,20 +178,6 @@ def test_budgets_are_even_in_the_logarithm_of_multiply_adds(six_widths, jitter):
     np.testing.assert_allclose(thirds_of_budgets(six_widths, policy), 1 / 3, atol=0.08)
 
 
-@pytest.mark.parametrize("form", ["budget", "growth"])
-def test_thrift_changes_with_the_progress_of_training(six_widths, form):
-    options = {"form": form, "thrift": 2.0, "final_thrift": 0.0, "exploration": 0.0, "jitter": 0.05, "noise": 0.1}
-    policy = make_policy("path_importance", six_widths, options)
-    table, ends = CostTable(six_widths), [six_widths.space.smallest, six_widths.space.largest]
-    span = np.diff(np.log(table.flops(six_widths.space.encode_many(ends))))[0]
-    for progress, thrift in ((None, 2.0), (0.5, 1.0), (None, 1.0), (1.0, 0.0)):
-        policy.refresh(progress)
-        # The distribution function of a density ∝ exp(−thrift · x) on [0, span], at the thirds.
-        thirds = np.arange(4) / 3
-        below = thirds if thrift == 0 else np.expm1(-thrift * span * thirds) / np.expm1(-thrift * span)
-        np.testing.assert_allclose(thirds_of_budgets(six_widths, policy), np.diff(below), atol=0.1)
-
-
 def test_budgets_reach_the_largest_subnet_however_unequal_the_importances(six_widths):
     options = {"form": "budget", "window": 64, "exploration": 0.0, "temperature": 0.1}
     policy = make_policy("path_importance", six_widths, options)
@@ -289,7 +275,6 @@ def test_the_sweep_goes_from_subnets_apart_to_one_graph(architecture):
         ("path_importance", {"lambda": "high"}, "type float"),
         ("path_importance", {"decay": 1.0}, "decay = 1.0"),
         ("path_importance", {"jitter": -0.1}, "jitter = -0.1"),
-        ("path_importance", {"final_thrift": -1.0}, "final_thrift = -1.0"),
         ("path_importance", {"exploration": 2.0}, "exploration = 2.0"),
         ("path_importance", {"compute_neutral": True, "exploration": 0.0}, "exploration above 0"),
         ("attentive", {"candidates": 0}, "candidates = 0"),

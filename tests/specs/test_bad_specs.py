@@ -334,7 +334,7 @@ STRATEGY_ERRORS = [
     ),
     (
         TIPS + "  lamda: 2\n",
-        "5: policy.lamda: unknown option of policy 'path_importance' 'lamda'; did you mean 'lambda'? (allowed: compute_neutral, coupling, decay, directed, edge_weight, exploration, final_thrift, form, jitter, lambda, memory, noise, paths, refresh, score, temperature, thrift, window)",
+        "5: policy.lamda: unknown option of policy 'path_importance' 'lamda'; did you mean 'lambda'? (allowed: compute_neutral, coupling, decay, directed, edge_weight, exploration, form, jitter, lambda, memory, noise, paths, refresh, score, temperature, thrift, window)",
     ),
     (
         TIPS + "  lambda: 0\n",

@@ -286,7 +286,7 @@ def test_built_in_strategies_write_every_option_out(name: str) -> None:
     differs = {
         "tips": {"form", "thrift", "coupling"},
         "tips_path": {"form"},
-        "tips_growth": {"form", "thrift", "final_thrift", "edge_weight", "coupling"},
+        "tips_growth": {"form", "thrift", "edge_weight", "coupling"},
     }.get(name, set())
     checked, default = (check_policy(policy.name, options) for options in (policy.options, {}))
     assert {

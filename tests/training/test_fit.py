@@ -107,10 +107,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
     assert equal(whole, resumed)
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
     assert (summary.steps, summary.epochs, summary.train_flops) == (16, 4, expected.train_flops)
-    state = load_policy_state(tmp_path / "whole")
-    assert state == load_policy_state(tmp_path / "cut")
-    if "refresh" in options:
-        assert state["progress"] == pytest.approx(15 / 16), "the latest refresh was after step 15 of 16"
+    assert load_policy_state(tmp_path / "whole") == load_policy_state(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("distill", [True, False])

@@ -57,8 +57,6 @@ class PathImportanceOptions(PolicyOptions):
         noise: form ``growth``: how far chains stray from the order of importance per multiply-add, at least 0.
         thrift: forms ``budget`` and ``growth``: budgets are drawn ∝ budget^(−thrift) on the logarithmic scale, at
             least 0; 0 trains every budget as often, 1 spends as many multiply-adds on every budget.
-        final_thrift: what thrift has become by the end of training, at least 0; it changes with the training's
-            progress, at every refresh.
         decay: of the running mean of gradient norms, 0 to below 1.
         memory: edge weight ``loss``: steps that the estimate remembers, at least 1.
     """
@@ -76,7 +74,6 @@ class PathImportanceOptions(PolicyOptions):
     jitter: float = 0.2
     noise: float = 0.5
     thrift: float = 0.0
-    final_thrift: float = 0.0
     decay: float = 0.9
     memory: int = 500
 
@@ -91,8 +88,7 @@ class PathImportanceOptions(PolicyOptions):
         for key in ("refresh", "window", "paths", "memory"):
             if getattr(self, key) < 1:
                 raise TipsError(f"{key} = {getattr(self, key)} of policy 'path_importance'; it must be at least 1")
-        for key in ("jitter", "noise", "thrift", "final_thrift"):
-            value = getattr(self, key)
+        for key, value in (("jitter", self.jitter), ("noise", self.noise), ("thrift", self.thrift)):
             if not (np.isfinite(value) and value >= 0):
                 raise TipsError(f"{key} = {value} of policy 'path_importance'; it must be finite and at least 0")
         if not 0 <= self.decay < 1:
@@ -197,7 +193,6 @@ class PathImportancePolicy(Policy):
     def _make_form(self) -> MarginalForm | PathForm | BudgetForm | GrowthForm:
         """Return what draws subnets from the present scores."""
         options = self.options
-        thrift = options.thrift + (options.final_thrift - options.thrift) * self._progress
         if options.form == "path":
             length = len(self.scores.best()[0].nodes) if options.score == "mean" else 1
             return PathForm(self.graph, self.space, self.tas, options.temperature * length, options.paths)
@@ -206,7 +201,9 @@ class PathImportancePolicy(Policy):
             rng = np.random.default_rng(self._refreshes)
             gains = self._unlocks.per_option(self.worth)
             gains = np.maximum(gains, 1e-3 * gains.mean()) ** (1 / options.temperature)
-            return GrowthForm(self._unlocks, self.space, self._spending, marginal, gains, options.noise, thrift, rng)
+            return GrowthForm(
+                self._unlocks, self.space, self._spending, marginal, gains, options.noise, options.thrift, rng
+            )
         if options.form == "budget":
             return BudgetForm(
                 self.graph,
@@ -216,7 +213,7 @@ class PathImportancePolicy(Policy):
                 marginal,
                 options.temperature,
                 options.jitter,
-                thrift,
+                options.thrift,
             )
         return marginal
 

@@ -73,7 +73,6 @@ class Policy(ABC):
         self._recent: list[tuple[int, ...]] = []
         self._pool: tuple[Codes, NDArray[np.float64]] | None = None
         self._refreshes = 0
-        self._progress = 0.0
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator, n: int) -> Codes:
@@ -120,15 +119,9 @@ class Policy(ABC):
         """Whether to refresh after `step` steps."""
         return self.refresh_every > 0 and step > 0 and step % self.refresh_every == 0
 
-    def refresh(self, progress: float | None = None) -> None:
-        """Estimate anew from the subnets really trained.
-
-        Args:
-            progress: share of the training that is done, 0 to 1; None where it is not known or has not changed.
-        """
+    def refresh(self) -> None:
+        """Estimate anew from the subnets really trained."""
         self._refreshes += 1
-        if progress is not None:
-            self._progress = min(max(progress, 0.0), 1.0)
         self._refreshed()
         self._pool = None
 
@@ -138,12 +131,7 @@ class Policy(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return all that decides further draws, as plain JSON data."""
         pool = None if self._pool is None else [self._pool[0].tolist(), self._pool[1].tolist()]
-        return {
-            "recent": [list(code) for code in self._recent],
-            "pool": pool,
-            "refreshes": self._refreshes,
-            "progress": self._progress,
-        }
+        return {"recent": [list(code) for code in self._recent], "pool": pool, "refreshes": self._refreshes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave.
@@ -159,7 +147,6 @@ class Policy(ABC):
             self._pool = None if pool is None else (np.array(pool[0], dtype=np.int64), np.array(pool[1]))
             self._recent = recent
             self._refreshes = int(state["refreshes"])
-            self._progress = float(state["progress"])
         except (KeyError, TypeError) as error:
             raise TipsError(f"this is no state of a {type(self).__name__} ({error!r})") from error
 

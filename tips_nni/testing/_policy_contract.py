@@ -36,7 +36,7 @@ class PolicyContract(ABC):
                 policy.observe_losses(configs, [1.0 / (1 + sum(config.values)) for config in configs])
             if policy.wants_gradients:
                 policy.observe_gradients({op.name: 1.0 for op in architecture.operations if op.kind == "conv"})
-        policy.refresh(0.5)
+        policy.refresh()
         return policy
 
     def test_it_draws_as_many_subnets_of_the_space_as_asked(self, architecture: Architecture) -> None:

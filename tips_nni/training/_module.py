@@ -155,7 +155,7 @@ class SupernetModule(pl.LightningModule):
         self._count(configs, len(images) * self.trainer.world_size)
         self.policy.observe(configs)
         if self.policy.due(step + 1):
-            self.policy.refresh((step + 1) / self.total_steps)
+            self.policy.refresh()
 
     def check_finite(self) -> None:
         """Check the weights that an epoch ended with.

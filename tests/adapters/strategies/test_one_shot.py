@@ -170,19 +170,6 @@ def test_subnets_are_drawn_by_our_policy(make_space: Make, make_evaluator: MakeE
     assert skewed > 0, "and it is not the uniform one"
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_policy_knows_the_progress_of_training(
-    make_space: Make, make_evaluator: MakeEvaluator, run: Run, tmp_path: Path, accumulate: int
-) -> None:
-    path = tmp_path / "strategy.yaml"
-    path.write_text("name: mine\npolicy: {name: path_importance, refresh: 4}\n")
-    strategy = TIPS(path, search=SearchSettings(4, 0), calibration_images=64)
-    evaluator = make_evaluator(images=640, max_epochs=2, accumulate_grad_batches=accumulate)
-    run(make_space(), evaluator, strategy)
-    state = strategy.oneshot_module.policy.state_dict()
-    assert (state["refreshes"], state["progress"]) == (5, 1.0), "after 4, 8, … of 2 · 10 batches"
-
-
 def test_constraints_and_other_objectives(make_space: Make, make_evaluator: MakeEvaluator, run: Run) -> None:
     asked: list[int] = []
 

@@ -104,7 +104,7 @@ class SandwichModule(RandomSamplingLightningModule):
             losses = self.trainer.strategy.reduce(torch.stack(self._losses), reduce_op="mean")
             self.policy.observe_losses([self.drawn[i] for i in alike], losses[alike].tolist())
         if self.policy.due(self._steps):
-            self.policy.refresh(self.trainer.global_step / self.trainer.estimated_stepping_batches)
+            self.policy.refresh()
         super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
