@@ -35,14 +35,14 @@ PAIRS = (
 )
 
 
-#: From the sandwich to TIPS, one change at a time.
+#: From the sandwich to TIPS, one change at a time: rival, the one it is compared with, what changes.
 LADDER = (
-    ("us_nets", "the sandwich"),
-    ("two_random", "two drawn subnets learn from the labels, no largest, no smallest"),
-    ("spos", "one drawn subnet a step"),
-    ("one_budgets", "budgets: widths that fit each other, as much compute for every budget"),
-    ("tips_budget", "shares of the layers by path importance"),
-    ("tips_growth", "instead of shares: the options of most importance per multiply-add"),
+    ("us_nets", "", "the sandwich"),
+    ("two_random", "us_nets", "two drawn subnets learn from the labels, no largest, no smallest"),
+    ("spos", "two_random", "one drawn subnet a step"),
+    ("one_budgets", "spos", "budgets: widths that fit each other, as much compute for every budget"),
+    ("tips_budget", "one_budgets", "shares of the layers by path importance"),
+    ("tips_growth", "one_budgets", "or the options of most importance per multiply-add"),
 )
 
 
@@ -169,23 +169,23 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 def ladder(rows: Sequence[Row]) -> Table | None:
     """Return what every change between the sandwich and TIPS brings at equal compute; None without two of them."""
     found = of_kind(rows, "compute")
-    steps = [(name, text) for name, text in LADDER if name in found]
+    steps = [step for step in LADDER if step[0] in found]
     if len(steps) < 2:
         return None
     table = Table(title="what the gain is made of, at equal compute (± 95% of the paired difference)")
-    for column in ("rival", "change", "front", "change brings", "panel"):
-        table.add_column(column, justify="left" if column in ("rival", "change") else "right")
-    # Growth is an alternative to shares: both are compared with the schedule alone.
-    before = {name: steps[max(0, i - 1)][0] for i, (name, _) in enumerate(steps)}
-    if "tips_growth" in found and "one_budgets" in found:
-        before["tips_growth"] = "one_budgets"
-    for i, (name, text) in enumerate(steps):
-        mean, half, _ = difference(points(found[name]), points(found[before[name]]))
+    for column in ("rival", "compared with", "change", "front", "change brings", "panel"):
+        table.add_column(column, justify="right" if column in ("front", "change brings", "panel") else "left")
+    before_of = {name: before for name, before, _ in LADDER}
+    for name, before, text in steps:
+        while before and before not in found:  # not trained: its change is part of this one's
+            before = before_of[before]
+        mean, half, number = difference(points(found[name]), points(found.get(before, {})))
         table.add_row(
             name,
+            before,
             text,
             f"{np.mean(list(points(found[name]).values())):.2f}",
-            "" if i == 0 else said(mean, half),
+            said(mean, half) if number else "–",
             f"{np.mean(list(points(found[name], 'panel').values())):.2f}",
         )
     return table

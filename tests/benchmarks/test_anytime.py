@@ -136,9 +136,10 @@ def test_the_ladder_compares_each_with_the_one_before_and_both_forms_with_the_sc
     rows = [row(name, seed, value + 0.1 * seed) for name, value in front.items() for seed in range(3)]
     table = ladder(rows)
     assert table is not None
-    names, _, _, brings, _ = (list(column.cells) for column in table.columns)
+    names, before, _, _, brings, _ = (list(column.cells) for column in table.columns)
     assert names == list(front)
-    assert [text.split(" ")[0] for text in brings] == ["", "+8.00", "+2.00", "+1.00", "-0.50"]
+    assert before == ["", "us_nets", "spos", "one_budgets", "one_budgets"]
+    assert [text.split(" ")[0] for text in brings] == ["–", "+8.00", "+2.00", "+1.00", "-0.50"]
     assert ladder(rows[:3]) is None
 
 
