@@ -59,21 +59,39 @@ class Data:
     classes: int
 
 
-def load(path: Path, *, size: int, classes: int | None, validation: int, device: torch.device) -> Data:
+def load(
+    path: Path, *, size: int, classes: int | None, validation: int, device: torch.device, first_class: int = 0
+) -> Data:
     """Read an ``.npz`` with x_train, y_train, x_test, y_test; x are uint8 (N, H, W, 3)."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    return prepare(arrays, size=size, classes=classes, validation=validation, device=device)
+    return prepare(arrays, size=size, classes=classes, validation=validation, device=device, first_class=first_class)
 
 
 def prepare(
-    arrays: Mapping[str, np.ndarray], *, size: int, classes: int | None, validation: int, device: torch.device
+    arrays: Mapping[str, np.ndarray],
+    *,
+    size: int,
+    classes: int | None,
+    validation: int,
+    device: torch.device,
+    first_class: int = 0,
 ) -> Data:
-    """Split, resize and normalise arrays as `load` reads them; `validation` training images are held out."""
-    count = int(arrays["y_train"].max()) + 1 if classes is None else classes
-    kept = {part: arrays[f"y_{part}"] < count for part in ("train", "test")}
+    """Split, resize and normalise arrays as `load` reads them.
+
+    Args:
+        arrays: uint8 images (N, H, W, 3) and labels.
+        size: pixels.
+        classes: how many are kept; None for all.
+        validation: training images that are held out.
+        device: for the tensors.
+        first_class: the classes that are kept begin with this one; it becomes label 0.
+    """
+    labels = {part: arrays[f"y_{part}"].astype(np.int64) - first_class for part in ("train", "test")}
+    count = int(labels["train"].max()) + 1 if classes is None else classes
+    kept = {part: (label >= 0) & (label < count) for part, label in labels.items()}
     x = {part: _resized(arrays[f"x_{part}"][kept[part]], size) for part in kept}
-    y = {part: torch.from_numpy(arrays[f"y_{part}"][kept[part]].astype(np.int64)).to(device) for part in kept}
+    y = {part: torch.from_numpy(labels[part][kept[part]]).to(device) for part in kept}
     order = np.random.default_rng(0).permutation(len(x["train"]))
     held, rest = (torch.from_numpy(part) for part in (order[:validation], order[validation:]))
     mean, std = (f(x["train"][rest]) for f in (lambda t: t.mean((0, 2, 3)), lambda t: t.std((0, 2, 3))))

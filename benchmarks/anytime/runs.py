@@ -37,7 +37,12 @@ class Study:
         self.scale = scale
         self.device = device
         self.data: Data = load(
-            path, size=scale.image_size, classes=scale.classes, validation=scale.validation, device=device
+            path,
+            size=scale.image_size,
+            classes=scale.classes,
+            validation=scale.validation,
+            device=device,
+            first_class=scale.first_class,
         )
         torch.manual_seed(0)
         template: Supernet = scale.supernet(self.data.classes).to(device).eval()

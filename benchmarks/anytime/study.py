@@ -189,7 +189,7 @@ class Scale:
         build: makes the backbone for a number of classes.
         space: its search space.
         image_size: pixels.
-        classes: how many of the data's classes are used, the first ones; None for all.
+        classes: how many of the data's classes are used, from `first_class` on; None for all.
         validation: training images kept for the search and for the choice of learning rates.
         batch: images of one step.
         compute: multiply-adds of the longest training, in 1e12; a backward pass counts as two forward passes.
@@ -202,6 +202,7 @@ class Scale:
         measured_batch: images of one batch of a measurement.
         panel: random subnets, the same for all.
         panel_images: test images of the panel; None for all.
+        first_class: the classes begin with this one.
     """
 
     name: str
@@ -221,6 +222,7 @@ class Scale:
     measured_batch: int = 250
     panel: int = 40
     panel_images: int | None = None
+    first_class: int = 0
 
     def supernet(self, classes: int) -> Supernet:
         """Return a new supernet with PyTorch's random weights."""
@@ -310,6 +312,8 @@ SCALES = {
     scale.name: scale
     for scale in (
         _CPU,
+        # Three times ten other classes, for choices: the figures of `cpu` see none of their images.
+        *(replace(_CPU, name=f"cpu_dev{i}", first_class=10 * i) for i in (1, 2, 3)),
         replace(_CPU, name="cpu32", image_size=32, compute=16.0),
         # Another backbone and other data confirm what the ResNet says on CIFAR-100, at the rate chosen there.
         replace(

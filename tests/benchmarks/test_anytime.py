@@ -198,10 +198,13 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_data_are_split_and_normalised(npz: Path) -> None:
-    data = load(npz, size=16, classes=4, validation=100, device=torch.device("cpu"))
+@pytest.mark.parametrize("first", [0, 2])
+def test_data_are_split_and_normalised(npz: Path, first: int) -> None:
+    data = load(npz, size=16, classes=4, validation=100, device=torch.device("cpu"), first_class=first)
     with np.load(npz) as file:
-        kept = int((file["y_train"] < 4).sum())
+        kept = int(np.isin(file["y_train"], range(first, first + 4)).sum())
+        wanted = file["y_test"][np.isin(file["y_test"], range(first, first + 4))] - first
+    assert data.test.y.tolist() == wanted.tolist()
     assert (len(data.train.x), len(data.validation.x)) == (kept - 100, 100)
     assert data.train.x.shape[1:] == (3, 16, 16)
     torch.testing.assert_close(data.train.x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
