@@ -131,6 +131,13 @@ def test_bars_choose_on_validation_images() -> None:
     assert bars(rows)[0]["name"].startswith("tips_budget − us_nets")
 
 
+def test_bars_choose_among_those_with_the_most_seeds() -> None:
+    rows = [*rows_of([52.0] * 3, [50.0] * 3, [51.0] * 3), row("tips_growth", 0, 70.0), row("spos", 1, 70.0)]
+    names = [item["name"] for item in bars(rows)]
+    assert names[0].startswith("tips_budget − us_nets")
+    assert names[2].startswith("tips_budget − two_random, the best rival")
+
+
 def test_the_ladder_compares_each_with_the_one_before_and_both_forms_with_the_schedule() -> None:
     front = {"us_nets": 50.0, "spos": 58.0, "one_budgets": 60.0, "tips_budget": 61.0, "tips_growth": 59.5}
     rows = [row(name, seed, value + 0.1 * seed) for name, value in front.items() for seed in range(3)]
