@@ -108,8 +108,10 @@ def _image(figure: Figure, text: str) -> str:
 
 def _table(table: Table) -> str:
     """Turn a terminal table into an HTML one."""
-    heads = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
     sides = [f" style='text-align:{column.justify}'" for column in table.columns]
+    heads = "".join(
+        f"<th{side}>{escape(str(column.header))}</th>" for side, column in zip(sides, table.columns, strict=True)
+    )
     rows = zip(*(column.cells for column in table.columns), strict=True)
     body = "".join(
         "<tr>" + "".join(f"<td{side}>{escape(str(c))}</td>" for side, c in zip(sides, row, strict=True)) + "</tr>"
