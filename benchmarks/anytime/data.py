@@ -86,9 +86,17 @@ def prepare(
         validation: training images that are held out.
         device: for the tensors.
         first_class: the classes that are kept begin with this one; it becomes label 0.
+
+    Raises:
+        ValueError: the data have not so many classes.
     """
     labels = {part: arrays[f"y_{part}"].astype(np.int64) - first_class for part in ("train", "test")}
     count = int(labels["train"].max()) + 1 if classes is None else classes
+    if not 0 < count <= int(labels["train"].max()) + 1:
+        raise ValueError(
+            f"classes {first_class} to {first_class + count - 1} are wanted, and the data have 0 to "
+            f"{arrays['y_train'].max()}; choose another scale or other data"
+        )
     kept = {part: (label >= 0) & (label < count) for part, label in labels.items()}
     x = {part: _resized(arrays[f"x_{part}"][kept[part]], size) for part in kept}
     y = {part: torch.from_numpy(labels[part][kept[part]]).to(device) for part in kept}

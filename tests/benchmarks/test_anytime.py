@@ -221,6 +221,11 @@ def test_data_are_split_and_normalised(npz: Path, first: int) -> None:
     assert not flat & {tuple(image.flatten()[:12].tolist()) for image in data.train.x}
 
 
+def test_classes_that_the_data_lack_are_refused(npz: Path) -> None:
+    with pytest.raises(ValueError, match="classes 4 to 7 are wanted, and the data have 0 to 5; choose another scale"):
+        load(npz, size=16, classes=4, validation=100, device=torch.device("cpu"), first_class=4)
+
+
 def test_augmentation_shifts_and_mirrors_and_follows_the_seed() -> None:
     ramp = torch.arange(16.0).expand(8, 3, 16, 16) + 100 * torch.arange(16.0)[:, None]
     images = Images(ramp.contiguous(), torch.arange(8))

@@ -91,8 +91,8 @@ class BudgetForm:
     The options of a dimension hold shares of its importance: the mean worth of the nodes that an option adds, to the
     power 1 / temperature. A subnet with share b takes in each dimension the first option at which the shares add up to
     b, or to a layer's own b + jitter · normal. Choices of different layers are so correlated: where one is narrow, all
-    are narrow by their importance. b is drawn such that the multiply-adds follow `draw_budgets`. Dimensions
-    without order are drawn on their own.
+    are narrow by their importance. b is drawn such that the multiply-adds follow `draw_budgets`, from the smallest
+    subnet's to the largest one's. Dimensions without order are drawn on their own.
 
     Args:
         graph: the path graph of a search space.

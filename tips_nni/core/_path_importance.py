@@ -99,6 +99,11 @@ class PathImportancePolicy(Policy):
     """TIPS: subnets by the importance of their paths in the Markov chain of the subnets trained before.
 
     Before the first refresh the chain is built from the smallest and the largest subnet.
+
+    Attributes:
+        tas: score of every node, accumulated over the subnets of the chain, shape (V,).
+        worth: the same for each subnet that has the node, shape (V,): what the forms ``budget`` and ``growth`` go by,
+            our reconstruction.
     """
 
     options: PathImportanceOptions
