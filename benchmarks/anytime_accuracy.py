@@ -8,7 +8,7 @@ number of evaluations finds best on validation images, its accuracy on test imag
 the mean over a fixed panel of random subnets.
 
 Every finished training is a line in OUT/SCALE.jsonl. Run the command again to go on after a stop; --page only makes the
-page from what is there. With a GPU all workers share it.
+page from what is there, and --overall one table of all the scales in OUT. With a GPU all workers share it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from anytime.evaluation import front_accuracy
+from anytime.overall import overall_bars, overall_table, settings
 from anytime.page import write_page
 from anytime.runs import RIVALS_BY_NAME, Row, run_all
 from anytime.study import SCALES
@@ -33,6 +35,27 @@ _GROUPS = ("main", "control", "ablation", "alone")
 def main() -> None:
     arguments = _parse()
     console = Console(width=120, highlight=False)
+    found = _overall(arguments.out, console) if arguments.overall else _one_scale(arguments, console)
+    for item in found:
+        console.print(f"{'holds' if item['holds'] else 'FAILS'}  {item['name']}: {item['value']:.3g} ({item['bar']})")
+    if arguments.json:
+        # JSON has no NaN, which stands for "never reached".
+        print(json.dumps({"bars": [{**b, "value": b["value"] if math.isfinite(b["value"]) else None} for b in found]}))
+
+
+def _overall(out: Path, console: Console) -> list[dict[str, Any]]:
+    """Show the table of all scales and return its bars."""
+    studies = {path.stem: Results(path).rows() for path in sorted(out.glob("*.jsonl"))}
+    found = settings(studies)
+    if not found:
+        console.print(f"no scale in {out} has two seeds of all that are compared; train some first")
+        return []
+    console.print(overall_table(found))
+    return overall_bars(found)
+
+
+def _one_scale(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """Train what is not trained yet, make the page and return the bars."""
     scale = SCALES[arguments.scale]
     results = Results(arguments.out / f"{scale.name}.jsonl")
     if not arguments.page:
@@ -54,12 +77,7 @@ def main() -> None:
     for table in tables(rows):
         console.print(table)
     console.print(f"page: {write_page(rows, arguments.out / f'{scale.name}.html')}")
-    found = bars(rows)
-    for item in found:
-        console.print(f"{'holds' if item['holds'] else 'FAILS'}  {item['name']}: {item['value']:.3g} ({item['bar']})")
-    if arguments.json:
-        # JSON has no NaN, which stands for "never reached" and "trained for one length only".
-        print(json.dumps({"bars": [{**b, "value": b["value"] if math.isfinite(b["value"]) else None} for b in found]}))
+    return bars(rows)
 
 
 def _say(console: Console) -> Callable[[Row, int], None]:
@@ -89,9 +107,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many")
     parser.add_argument("--workers", type=int, default=1, help="trainings side by side (%(default)s)")
     parser.add_argument("--page", action="store_true", help="train nothing; make the page")
+    parser.add_argument("--overall", action="store_true", help="train nothing; one table of all the scales in OUT")
     parser.add_argument("--json", action="store_true", help="print the bars as one JSON object, last")
     arguments = parser.parse_args()
-    if not arguments.page and (arguments.data is None or not arguments.data.is_file()):
+    if not (arguments.page or arguments.overall) and (arguments.data is None or not arguments.data.is_file()):
         parser.error("--data FILE is needed to train: an .npz with x_train, y_train, x_test, y_test")
     return arguments
 

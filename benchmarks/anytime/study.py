@@ -109,6 +109,8 @@ def _ablation(of: Rival, name: str, label: str, **options: Any) -> Rival:
 
 #: What the others are compared with.
 REFERENCE = "us_nets"
+#: The simplest rival, the form of TIPS in strategies/tips.yaml, and the same with all importances equal.
+BASELINE, DEFAULT, SCHEDULE = "spos", "tips_budget", "one_budgets"
 
 _SANDWICH = _sandwich("tips_sandwich", "TIPS: marginal, sandwich", "path_importance")
 _BUDGET = _tips("tips_budget", "budgets, one drawn subnet", form="budget", coupling="shared", thrift=1.0)
@@ -164,6 +166,7 @@ RIVALS = (
     _ablation(_BUDGET, "budget_calm", "budgets, no jitter", jitter=0.0),
     _ablation(_BUDGET, "budget_lively", "budgets, jitter 0.4", jitter=0.4),
     _ablation(_BUDGET, "budget_even", "budgets, thrift 0", thrift=0.0),
+    _ablation(_BUDGET, "budget_thrifty", "budgets, thrift 2", thrift=2.0),
     _ablation(_BUDGET, "budget_gradient", "budgets, gradients", edge_weight="gradient"),
     _ablation(_BUDGET, "budget_width", "budgets, widths", edge_weight="width"),
     _ablation(_BUDGET, "budget_directed", "budgets, directed", directed=True),
@@ -247,17 +250,19 @@ def cifar_resnet(classes: int) -> nn.Module:
     return model
 
 
-def cifar_mobilenet(classes: int, name: str = "mobilenetv2_100") -> nn.Module:
-    """Timm's MobileNetV2 for images of 16 or 32 pixels: the first two reductions are left out."""
-    model = timm.create_model(name, num_classes=classes)
+def cifar_mobilenet(classes: int) -> nn.Module:
+    """Timm's MobileNetV2 for images of 32 pixels: the first two reductions are left out."""
+    model = timm.create_model("mobilenetv2_100", num_classes=classes)
     model.conv_stem.stride = (1, 1)
     model.blocks[1][0].conv_dw.stride = (1, 1)
     return model
 
 
 def small_mobilenet(classes: int) -> nn.Module:
-    """The same with about a third of its channels."""
-    return cifar_mobilenet(classes, "mobilenetv2_035")
+    """Timm's MobileNetV2 with about a third of its channels, for images of 32 pixels: the stem keeps the resolution."""
+    model = timm.create_model("mobilenetv2_035", num_classes=classes)
+    model.conv_stem.stride = (1, 1)
+    return model
 
 
 def mobilenet(classes: int) -> nn.Module:
@@ -283,11 +288,22 @@ _CPU = Scale(
     batch=64,
     compute=4.0,
     shares=(0.25, 0.5, 1.0),
-    rates=(0.1, 0.2),
+    rates=(0.1, 0.2, 0.4),
     population=16,
     generations=5,
     search_images=500,
     calibration=250,
+)
+
+_CPU100 = replace(
+    _CPU,
+    name="cpu100",
+    classes=None,
+    validation=2000,
+    shares=(0.25, 1.0),
+    rates=(0.2,),
+    search_images=1000,
+    panel_images=1000,
 )
 
 _GPU = Scale(
@@ -314,16 +330,21 @@ SCALES = {
         _CPU,
         # Three times ten other classes, for choices: the figures of `cpu` see none of their images.
         *(replace(_CPU, name=f"cpu_dev{i}", first_class=10 * i) for i in (1, 2, 3)),
-        replace(_CPU, name="cpu32", image_size=32, compute=16.0),
+        # All classes: the network's size matters more, and ten thousand test images measure it ten times as well.
+        _CPU100,
+        # The same at twice the resolution.
+        replace(_CPU100, name="cpu32", image_size=32, shares=(1.0,)),
         # Another backbone confirms what the ResNet says, at rates of its own: at 0.2 it trains to chance at times.
         replace(
             _CPU,
             name="cpu_mobilenetv2",
             build=small_mobilenet,
             space=lambda: load_space("mobilenetv2"),
+            image_size=32,
+            shares=(0.25, 1.0),
             compute=1.0,
-            shares=(1.0,),
             rates=(0.03, 0.1),
+            panel_images=500,
         ),
         # Other data do, at the learning rate chosen on CIFAR-100.
         replace(_CPU, name="imagenette16", classes=None, compute=1.0, shares=(1.0,), rates=(0.2,), panel_images=1000),

@@ -46,11 +46,18 @@ LADDER = (
 )
 
 
-def of_kind(rows: Sequence[Row], kind: str, share: float = 1.0) -> dict[str, dict[int, Row]]:
-    """Return the rows of one protocol and length: rival -> seed -> row.
+def longest(rows: Sequence[Row]) -> float:
+    """Return the share of the longest trainings at equal compute; 1 where there are none."""
+    return max((row["share"] for row in rows if row["kind"] == "compute"), default=1.0)
+
+
+def of_kind(rows: Sequence[Row], kind: str, share: float | None = None) -> dict[str, dict[int, Row]]:
+    """Return the rows of one protocol and length, by default the longest: rival -> seed -> row.
 
     The reference's training at equal compute is also the one at equal steps.
     """
+    if share is None:
+        share = longest(rows) if kind == "compute" else 1.0
     found: dict[str, dict[int, Row]] = {}
     for row in rows:
         both = row["rival"] == REFERENCE and row["kind"] == "compute"
@@ -109,7 +116,7 @@ def compute_to_reach(rows: Sequence[Row], rival: str, goal: float) -> float:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Return a table for each protocol, best first, at the full length, and one of inherited accuracy."""
+    """Return a table for each protocol, best first, at the longest trainings, and one of inherited accuracy."""
     made = []
     for kind, title in (("compute", "equal training compute"), ("steps", "equal steps")):
         found = of_kind(rows, kind)
@@ -265,8 +272,9 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
             compare(found, first, second, "path importance alone: {first} − {second}")
     for name in (REFERENCE, strongest, best):
         last_tenth = flatness(rows, name) * float(np.log2(1 / 0.9))
-        add(f"last tenth of {name}'s compute, points", last_tenth, "< 0.3", last_tenth < 0.3)
-    for share in sorted({row["share"] for row in rows if row["kind"] == "compute"} - {1.0}, reverse=True):
+        if np.isfinite(last_tenth):
+            add(f"last tenth of {name}'s compute, points", last_tenth, "< 0.3", last_tenth < 0.3)
+    for share in sorted({row["share"] for row in rows if row["kind"] == "compute"} - {longest(rows)}, reverse=True):
         shorter = of_kind(rows, "compute", share)
         pair = best_two(shorter)
         if pair is not None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from anytime.data import Images, load
 from anytime.evaluation import Evaluator, front_accuracy
 from anytime.gradients import SharedGradients
+from anytime.overall import mean_difference, overall_bars, overall_table, settings
 from anytime.policies import CheapOptions, CheapPolicy
 from anytime.runs import run_all
 from anytime.study import RIVALS, SCALES
@@ -24,6 +25,7 @@ from anytime.summary import (
     flatness,
     inherited_correlation,
     ladder,
+    longest,
     of_kind,
     points,
 )
@@ -150,6 +152,47 @@ def test_the_ladder_compares_each_with_the_one_before_and_both_forms_with_the_sc
     assert ladder(rows[:3]) is None
 
 
+def test_a_study_without_its_longest_training_shows_the_longest_it_has() -> None:
+    rows = [row(name, seed, 50.0 + seed, 0.25) for name in ("us_nets", "spos", "tips_budget") for seed in range(2)]
+    assert longest(rows) == 0.25
+    assert set(of_kind(rows, "compute")) == {"us_nets", "spos", "tips_budget"}
+    # One length says nothing about how flat a curve is.
+    assert bars(rows)
+    assert not any("last tenth" in item["name"] or item["name"].startswith("at ") for item in bars(rows))
+
+
+def test_the_mean_over_settings_has_welchs_interval() -> None:
+    first, second = [1.0, 2.5, 2.0, 0.5], [4.0, 9.0, -3.0]
+    mean, half = mean_difference([first])
+    assert (mean, half) == pytest.approx(difference(dict(enumerate(first)), dict.fromkeys(range(4), 0.0))[:2])
+    mean, half = mean_difference([first, second])
+    welch = stats.ttest_ind(first, [-value for value in second], equal_var=False).confidence_interval(0.95)
+    assert (2 * (mean - half), 2 * (mean + half)) == pytest.approx((welch.low, welch.high))
+
+
+def test_all_settings_stand_in_one_table_and_count_the_same() -> None:
+    fronts = {"us_nets": 40.0, "spos": 50.0, "one_budgets": 52.0, "tips_budget": 53.0}
+    many = [row(n, seed, v + 0.1 * seed, s) for n, v in fronts.items() for seed in range(5) for s in (0.5, 1.0)]
+    few = [row(n, seed, v + seed * (n == "tips_budget")) for n, v in fronts.items() for seed in range(2)]
+    alone = [row("us_nets", seed, 30.0) for seed in range(2)]
+    found = settings({"cifar": many, "imagenette": few, "other": alone, "single": few[::2]})
+    assert list(found) == ["cifar, 4.0", "cifar, 8.0", "imagenette, 8.0"]
+    table = overall_table(found)
+    assert [list(column.cells)[2] for column in table.columns][:5] == [
+        "imagenette, 8.0",
+        "40.00",
+        "50.00",
+        "52.00",
+        "53.50",
+    ]
+    assert [list(column.cells)[-1].split(" ")[0] for column in table.columns][-1] == "+1.17"
+    by_name = {item["name"].split(",")[0]: item for item in overall_bars(found)}
+    assert by_name["tips_budget − one_budgets"]["value"] == pytest.approx((1 + 1 + 1.5) / 3)
+    assert not by_name["tips_budget − one_budgets"]["holds"]  # two settings are exact, the third is not
+    assert by_name["tips_budget − spos"]["value"] == pytest.approx((3 + 3 + 3.5) / 3)
+    assert all("3 of one sign" in item["name"] for item in by_name.values())
+
+
 def test_inherited_correlation_is_spearmans() -> None:
     inherited = [0.1, 0.4, 0.2, 0.3, 0.5, 0.6, 0.8, 0.7]
     alone = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -161,7 +204,7 @@ def test_inherited_correlation_is_spearmans() -> None:
 def test_a_study_plans_rates_first_and_each_training_once() -> None:
     scale = SCALES["cpu"]
     planned = tasks(scale, ["main", "alone"], ["us_nets", "tips_budget_two"], seeds=2)
-    assert len({task.key for task in planned}) == len(planned) == 2 * 2 + 2 * (2 * 3 + 1) + 8
+    assert len({task.key for task in planned}) == len(planned) == 2 * 3 + 2 * (2 * 3 + 1) + 8
     assert [task.kind for task in planned[:4]] == ["tune"] * 4
     assert {task.seed for task in planned if task.kind == "tune"}.isdisjoint({0, 1})
 
@@ -178,12 +221,12 @@ def test_a_line_cut_off_by_a_crash_costs_one_training(tmp_path: Path) -> None:
 
 def test_the_learning_rate_is_the_best_on_validation_images(tmp_path: Path) -> None:
     scale, results = SCALES["cpu"], Results(tmp_path / "cpu.jsonl")
-    for rate, accuracy in zip(scale.rates, (40.0, 60.0), strict=True):
+    for rate, accuracy in zip(scale.rates, (40.0, 60.0, 50.0), strict=True):
         assert results.rate(scale, "two_budgets") is None
         results.add({**row("two_budgets", 1000, accuracy), "kind": "tune", "rate": rate, "key": f"tune {rate}"})
     assert results.rate(scale, "two_budgets") == scale.rates[1]
     assert results.rate(scale, "us_nets") is None
-    for rate, accuracy in zip(scale.rates, (40.0, 30.0), strict=True):
+    for rate, accuracy in zip(scale.rates, (40.0, 30.0, 20.0), strict=True):
         results.add({**row("us_nets", 1000, accuracy), "kind": "tune", "rate": rate, "key": f"tune us {rate}"})
     # A sandwich takes the sandwich's rate, and so does what is an option of it; trained alone: as the reference.
     assert {results.rate(scale, name) for name in ("us_nets", "tips_sandwich", "sandwich_sum", "#3")} == {
