@@ -45,7 +45,7 @@ def main() -> None:
 
 def _overall(out: Path, console: Console) -> list[dict[str, Any]]:
     """Show the table of all scales and return its bars."""
-    studies = {path.stem: Results(path).rows() for path in sorted(out.glob("*.jsonl"))}
+    studies = {path.stem: Results(path).rows() for path in sorted(out.glob("*.jsonl")) if path.stem in SCALES}
     found = settings(studies)
     if not found:
         console.print(f"no scale in {out} has two seeds of all that are compared; train some first")

@@ -295,17 +295,6 @@ _CPU = Scale(
     calibration=250,
 )
 
-_CPU100 = replace(
-    _CPU,
-    name="cpu100",
-    classes=None,
-    validation=2000,
-    shares=(0.25, 1.0),
-    rates=(0.2,),
-    search_images=1000,
-    panel_images=1000,
-)
-
 _GPU = Scale(
     name="resnet",
     build=cifar_resnet,
@@ -330,10 +319,8 @@ SCALES = {
         _CPU,
         # Three times ten other classes, for choices: the figures of `cpu` see none of their images.
         *(replace(_CPU, name=f"cpu_dev{i}", first_class=10 * i) for i in (1, 2, 3)),
-        # All classes: the network's size matters more, and ten thousand test images measure it ten times as well.
-        _CPU100,
-        # The same at twice the resolution.
-        replace(_CPU100, name="cpu32", image_size=32, shares=(1.0,)),
+        # The same network on images of twice the size, at the learning rate chosen on the small ones.
+        replace(_CPU, name="cpu32", image_size=32, compute=2.0, shares=(1.0,), rates=(0.2,), panel_images=500),
         # Another backbone confirms what the ResNet says, at rates of its own: at 0.2 it trains to chance at times.
         replace(
             _CPU,
@@ -342,7 +329,7 @@ SCALES = {
             space=lambda: load_space("mobilenetv2"),
             image_size=32,
             shares=(0.25, 1.0),
-            compute=1.0,
+            compute=0.6,
             rates=(0.03, 0.1),
             panel_images=500,
         ),

@@ -120,10 +120,29 @@ def test_benefits_are_found_in_noise_and_remembered(architecture, unlocks):
     np.testing.assert_array_equal(copy.estimate(), found)
 
 
-def test_one_subnet_tells_no_difference_and_a_loss_must_be_finite(architecture, unlocks):
+def test_steps_of_one_subnet_are_compared_with_their_neighbours(architecture, unlocks):
+    rng = np.random.default_rng(2)
+    truth = np.linspace(0.1, 1.0, len(unlocks.options))
+    single, together = OptionBenefits(unlocks, 0.999), OptionBenefits(unlocks, 0.999**32)
+    for part in range(60):
+        codes = architecture.space.sample(rng, 32)
+        # The loss falls in training, and every step sees other images.
+        losses = 5.0 - 0.05 * part - unlocks.presence(codes) @ truth + rng.normal(0, 0.2, 32)
+        together.observe(codes, losses)
+        for code, loss in zip(codes, losses, strict=True):
+            if part == 30:  # stopped and taken up again in the middle of a group
+                state = json.loads(json.dumps(single.state_dict()))
+                single = OptionBenefits(unlocks, 0.999)
+                single.load_state_dict(state)
+            single.observe(code[None], np.array([loss]))
+    np.testing.assert_allclose(single.estimate(), together.estimate(), rtol=1e-9)
+    assert np.corrcoef(single.estimate(), truth)[0, 1] > 0.95
+
+
+def test_few_losses_say_nothing_and_a_loss_must_be_finite(architecture, unlocks):
     estimate = OptionBenefits(unlocks, 0.99)
     codes = architecture.space.sample(np.random.default_rng(0), 2)
-    for _ in range(50):
+    for _ in range(31):
         estimate.observe(codes[:1], np.array([1.0]))
     assert (estimate.estimate() == 1).all()
     with pytest.raises(TipsError, match="must be finite"):

@@ -359,7 +359,7 @@ STRATEGY_ERRORS = [
     ),
     (
         TIPS + "  edge_weight: loss\nsampling: {random: 0}\n",
-        "6: edge_weight: loss compares subnets of a step that learn from the same targets, and sampling trains 1 of them; it must be at least 2: set sampling.random: 1",
+        "6: edge_weight: loss compares the losses of drawn subnets, and sampling.random = 0 draws none; set sampling.random: 1 or more",
     ),
     ("name: mine\n", " policy is missing; add it (the sampling policy and its options)"),
     ("name: mine\npolicy: {}\n", "2: policy.name is missing; add it (the sampling policy)"),

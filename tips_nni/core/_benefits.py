@@ -21,14 +21,17 @@ _PULL = 0.02
 _FLOOR = 0.02
 #: Fewer differences than this say nothing.
 _FEWEST = 20.0
+#: Where a step trains one subnet, so many neighbouring steps are compared: the weights hardly change meanwhile.
+_NEIGHBOURS = 32
 
 
 class OptionBenefits:
     """Running estimate of β, the fall of the loss that the presence of every option brings. Our reconstruction.
 
-    The subnets of a training step see the same images, so the images cancel in the differences of their losses. They
-    are explained by Σ β_u (presence of option u), β ≥ 0, by least squares with a pull to the common mean; older steps
-    count less, by `decay` for each step.
+    The subnets of a training step see the same images, so the images cancel in the differences of their losses. Where
+    a step trains one subnet, it is compared with those of neighbouring steps, 32 together: the images are then noise,
+    and more steps are needed. The differences are explained by Σ β_u (presence of option u), β ≥ 0, by least squares
+    with a pull to the common mean; older steps count less, by `decay` for each step.
 
     Args:
         unlocks: the options.
@@ -42,8 +45,11 @@ class OptionBenefits:
         self._gram = np.zeros((count, count))
         self._product = np.zeros(count)
         self._weight = 0.0
+        # What is compared together, since the last estimate; and steps of one subnet that wait for their neighbours.
         self._codes: list[list[list[int]]] = []
         self._losses: list[list[float]] = []
+        self._steps: list[int] = []
+        self._waiting: list[tuple[list[int], float]] = []
 
     def observe(self, codes: Codes, losses: Floats) -> None:
         """Take note of one step.
@@ -58,8 +64,18 @@ class OptionBenefits:
         if not np.isfinite(losses).all():
             raise TipsError(f"the losses of a step are {losses.tolist()}; they must be finite; lower the learning rate")
         if len(losses) > 1:
-            self._codes.append(codes.tolist())
-            self._losses.append(losses.tolist())
+            self._compare(codes.tolist(), losses.tolist(), 1)
+        elif len(losses):
+            self._waiting.append((codes[0].tolist(), float(losses[0])))
+            if len(self._waiting) == _NEIGHBOURS:
+                waiting, self._waiting = self._waiting, []
+                self._compare([code for code, _ in waiting], [loss for _, loss in waiting], _NEIGHBOURS)
+
+    def _compare(self, codes: list[list[int]], losses: list[float], steps: int) -> None:
+        """Take note of losses that say something about the differences of their subnets."""
+        self._codes.append(codes)
+        self._losses.append(losses)
+        self._steps.append(steps)
 
     def estimate(self) -> Floats:
         """Return β divided by its mean, shape (U,), positive; ones before there is something to learn from."""
@@ -82,14 +98,16 @@ class OptionBenefits:
             return
         every = self._unlocks.presence(np.array([code for codes in self._codes for code in codes], dtype=np.int64))
         ends = np.cumsum([len(losses) for losses in self._losses])
-        for presence, losses in zip(np.split(every, ends[:-1]), self._losses, strict=True):
+        for presence, losses, steps in zip(np.split(every, ends[:-1]), self._losses, self._steps, strict=True):
+            decay = self._decay**steps
             features = presence - presence.mean(axis=0)
             falls = np.mean(losses) - np.array(losses)
-            self._gram = self._decay * self._gram + features.T @ features
-            self._product = self._decay * self._product + features.T @ falls
-            self._weight = self._decay * self._weight + len(losses) - 1
+            self._gram = decay * self._gram + features.T @ features
+            self._product = decay * self._product + features.T @ falls
+            self._weight = decay * self._weight + len(losses) - 1
         self._codes.clear()
         self._losses.clear()
+        self._steps.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that decides further estimates, as plain JSON data."""
@@ -99,6 +117,8 @@ class OptionBenefits:
             "weight": self._weight,
             "codes": list(self._codes),
             "losses": list(self._losses),
+            "steps": list(self._steps),
+            "waiting": [[list(code), loss] for code, loss in self._waiting],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -109,3 +129,5 @@ class OptionBenefits:
         self._weight = float(state["weight"])
         self._codes = [[[int(v) for v in code] for code in codes] for codes in state["codes"]]
         self._losses = [[float(v) for v in losses] for losses in state["losses"]]
+        self._steps = [int(v) for v in state["steps"]]
+        self._waiting = [([int(v) for v in code], float(loss)) for code, loss in state["waiting"]]

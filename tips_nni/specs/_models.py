@@ -237,12 +237,10 @@ class StrategySpec(Spec):
 
     @model_validator(mode="after")
     def _compares_losses(self) -> StrategySpec:
-        sampling = self.sampling
-        count = sampling.random + sampling.smallest + (sampling.largest and not sampling.distill)
-        if self.policy.options.get("edge_weight") == "loss" and count < 2:
+        if self.policy.options.get("edge_weight") == "loss" and not self.sampling.random:
             raise ValueError(
-                "edge_weight: loss compares subnets of a step that learn from the same targets, and sampling trains "
-                f"{count} of them; it must be at least 2: set sampling.random: {sampling.random + 2 - count}"
+                "edge_weight: loss compares the losses of drawn subnets, and sampling.random = 0 draws none; set "
+                "sampling.random: 1 or more"
             )
         return self
 

@@ -1,0 +1,225 @@
+"""Does importance say what matters? What options bring to a trained supernet, beside what TIPS thinks of them.
+
+    python benchmarks/importance.py --data cifar100.npz [--scale cpu] [--share 0.25] [--seeds 3] [--json]
+
+A supernet is trained on one uniformly drawn subnet a step, so that no estimate had a say in it. The losses of many
+subnets on test images then tell what every option (a wider layer, one more block) brings: least squares over the
+options that each subnet has. Every estimator sees uniformly drawn subnets too, and is compared by rank correlation of
+options. Beside them stand two that need no chain, an option's multiply-adds and how early it comes in its layer, and
+the benefits measured twice, on halves of the subnets and of the images: no estimator can agree with them better.
+
+Every seed is a line in OUT/importance_SCALE.jsonl; run the command again to go on after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from anytime.data import Batch, Data, load
+from anytime.runs import RIVALS_BY_NAME
+from anytime.study import BASELINE, SCALES, Scale
+from anytime.tasks import Results
+from anytime.training import Length, train
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy import stats
+
+from tips_nni.core import CostTable, PathGraph, PathImportancePolicy, SubnetConfig, make_policy
+from tips_nni.core._unlocks import Unlocks
+from tips_nni.elastic import Supernet, calibrate
+from tips_nni.training import gradient_norms
+
+Floats = NDArray[np.float64]
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "topology": {},
+    "topology, directed": {"directed": True},
+    "topology, λ = 0.01": {"lambda": 0.01},
+    "topology, λ = 100": {"lambda": 100.0},
+    "topology, constant coupling": {"coupling": "constant"},
+    "topology, score sum": {"score": "sum"},
+    "width": {"edge_weight": "width"},
+    "gradient": {"edge_weight": "gradient"},
+}
+#: Subnets whose losses are measured, and subnets that an estimator sees.
+_MEASURED, _SEEN = 400, 200
+#: Training steps, without an update, whose gradients an estimator sees.
+_GRADIENT_STEPS = 200
+#: The pull of benefits to zero, in subnets: options that nearly always come together share what they bring.
+_RIDGE = 1.0
+
+
+def main() -> None:
+    arguments = _parse()
+    torch.set_num_threads(1)
+    console = Console(width=120, highlight=False)
+    scale = SCALES[arguments.scale]
+    results = Results(arguments.out / f"importance_{scale.name}.jsonl")
+    done = {row["seed"] for row in results.rows()}
+    for seed in set(range(arguments.seeds)) - done:
+        results.add(_measured(scale, arguments.data, arguments.share, seed))
+    rows = results.rows()
+    console.print(_table(rows))
+    bar = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
+    mean, half = _interval([row["worth"]["topology"] for row in rows])
+    bar |= {"value": mean, "holds": bool(mean > half)}
+    if arguments.json:
+        print(json.dumps({"bars": [bar]}))
+
+
+def benefits_of(presence: Floats, losses: Floats) -> Floats:
+    """Return by how much the presence of every option lowers the loss, shape (U,).
+
+    Args:
+        presence: share of each option's nodes that each subnet has, shape (N, U).
+        losses: shape (N,).
+    """
+    x = presence - presence.mean(axis=0)
+    y = losses.mean() - losses
+    return np.asarray(np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ y))
+
+
+def _measured(scale: Scale, path: Path, share: float, seed: int) -> dict[str, Any]:
+    """Train a supernet, measure the benefits of its options, and return the estimators' rank correlations."""
+    data = load(
+        path,
+        size=scale.image_size,
+        classes=scale.classes,
+        validation=scale.validation,
+        device=torch.device("cpu"),
+        first_class=scale.first_class,
+    )
+    rate = scale.rates[len(scale.rates) // 2]
+    supernet = train(scale, data, RIVALS_BY_NAME[BASELINE], rate, seed, Length(scale.compute * share)).supernet
+    space, rng = supernet.space, np.random.default_rng([seed, 3])
+    unlocks = Unlocks(PathGraph.from_architecture(supernet.architecture))
+    codes = space.sample(rng, _MEASURED)
+    losses = _losses(scale, data, supernet, [space.decode(code) for code in codes])
+    presence = unlocks.presence(codes)
+    benefits = benefits_of(presence, losses.mean(axis=1))
+    halves = [benefits_of(presence[i::2], losses[i::2, i::2].mean(axis=1)) for i in (0, 1)]
+    costs = np.array([_added(CostTable(supernet.architecture), codes, option) for option in unlocks.options])
+    row: dict[str, Any] = {
+        "key": f"importance/{seed}",
+        "seed": seed,
+        "options": [f"{space.dims[d].name} {space.dims[d].choices[level]}" for d, level in unlocks.options],
+        "benefits": benefits.tolist(),
+        "repeated": _rank(*halves),
+        "worth": {"multiply-adds": _rank(costs, benefits), "early": _rank([-v for _, v in unlocks.options], benefits)},
+        "importance": {},
+        "per_cost": {"multiply-adds": _rank(1 / costs, benefits / costs)},
+    }
+    norms = _gradients(scale, data, supernet, seed)
+    for name, options in ESTIMATORS.items():
+        policy = _estimate(supernet, options, norms, seed)
+        worth = unlocks.per_option(policy.worth)
+        importance = [policy.importances[dim][level] for dim, level in unlocks.options]
+        row["worth"][name] = _rank(worth, benefits)
+        row["importance"][name] = _rank(importance, benefits)
+        row["per_cost"][name] = _rank(worth / costs, benefits / costs)
+    return row
+
+
+@torch.no_grad()
+def _losses(scale: Scale, data: Data, supernet: Supernet, configs: list[SubnetConfig]) -> Floats:
+    """Return the loss of every subnet on every test image, shape (N, images)."""
+    calibration = [x for x, _ in data.train.batches(scale.measured_batch, scale.calibration)]
+    batches: list[Batch] = data.test.batches(scale.measured_batch, 1000)
+    found = []
+    for config in track(configs, "subnets", transient=True):
+        subnet = supernet.view(config, calibrate(supernet.view(config), calibration) or None)
+        found.append(torch.cat([F.cross_entropy(subnet(x), y, reduction="none") for x, y in batches]))
+    return torch.stack(found).double().numpy()
+
+
+def _added(table: CostTable, codes: NDArray[np.int64], option: tuple[int, int]) -> float:
+    """Return the mean multiply-adds, in 1e6, that an option adds to subnets that have what comes before it."""
+    dim, level = option
+    with_it, without = codes.copy(), codes.copy()
+    with_it[:, dim], without[:, dim] = level, level - 1
+    return float((table.flops(with_it) - table.flops(without)).mean()) / 1e6
+
+
+def _gradients(scale: Scale, data: Data, supernet: Supernet, seed: int) -> list[dict[str, float]]:
+    """Return gradient norms of training steps with uniformly drawn subnets; the weights stay as they are."""
+    rng, batches = np.random.default_rng([seed, 4]), data.train.epochs(seed, scale.batch)
+    supernet.train()
+    found = []
+    for _ in track(range(_GRADIENT_STEPS), "gradients", transient=True):
+        images, labels = next(batches)
+        supernet.backbone.zero_grad(set_to_none=True)
+        F.cross_entropy(
+            supernet.view(supernet.space.decode(supernet.space.sample(rng, 1)[0]))(images), labels
+        ).backward()
+        found.append(gradient_norms(supernet))
+    supernet.eval()
+    return found
+
+
+def _estimate(
+    supernet: Supernet, options: dict[str, Any], norms: list[dict[str, float]], seed: int
+) -> PathImportancePolicy:
+    """Return a policy that has seen uniformly drawn subnets, and gradients."""
+    every = {"coupling": "shared", "window": _SEEN, **options}
+    policy = make_policy("path_importance", supernet.architecture, every)
+    assert isinstance(policy, PathImportancePolicy)
+    policy.observe(
+        [supernet.space.decode(code) for code in supernet.space.sample(np.random.default_rng([seed, 5]), _SEEN)]
+    )
+    if policy.wants_gradients:
+        for norm in norms:
+            policy.observe_gradients(norm)
+    policy.refresh()
+    return policy
+
+
+def _rank(first: Any, second: Any) -> float:
+    return float(stats.spearmanr(first, second).statistic)
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Return (mean, half width of its 95% interval); an infinite one for a single value."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("inf")
+    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """Return rank correlations by estimator, their mean over seeds and its interval."""
+    table = Table(title=f"rank correlation with the benefit of an option, {len(rows)} supernets")
+    table.add_column("estimator")
+    kinds = {"importance": "importance", "worth": "worth", "per_cost": "both per multiply-add"}
+    for title in kinds.values():
+        table.add_column(title, justify="right")
+    for name in dict.fromkeys(name for kind in kinds for name in rows[0][kind]):
+        cells = []
+        for kind in kinds:
+            values = [row[kind][name] for row in rows if name in row[kind]]
+            mean, half = _interval(values) if values else (np.nan, np.inf)
+            cells.append("–" if not values else f"{mean:+.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else ""))
+        table.add_row(name, *cells)
+    table.add_row("measured twice, halves", "", f"{np.mean([row['repeated'] for row in rows]):+.2f}", "")
+    return table
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("--scale", choices=SCALES, default="cpu", help="size of the study (%(default)s)")
+    parser.add_argument("--share", type=float, default=0.25, help="length of the training (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="supernets (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/anytime"), help="folder of the results (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the bar as a JSON object, last")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
