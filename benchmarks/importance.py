@@ -8,6 +8,8 @@ options that each subnet has. Every estimator sees uniformly drawn subnets too, 
 options. Beside them stand two that need no chain, an option's multiply-adds and how early it comes in its layer, and
 the benefits measured twice, on halves of the subnets and of the images: no estimator can agree with them better.
 
+A second table says how much of the draws importance moves: a form that hardly moves any cannot gain by it.
+
 Every seed is a line in OUT/importance_SCALE.jsonl; run the command again to go on after a stop.
 """
 
@@ -15,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +52,24 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "topology, score sum": {"score": "sum"},
     "width": {"edge_weight": "width"},
     "gradient": {"edge_weight": "gradient"},
+    "loss": {"edge_weight": "loss"},
 }
-#: Subnets whose losses are measured, and subnets that an estimator sees.
+#: Forms of the policy, with what they need beside importance.
+FORMS: dict[str, dict[str, Any]] = {
+    "marginal": {},
+    "path": {"form": "path"},
+    "budget": {"form": "budget", "thrift": 1.0},
+    "growth": {"form": "growth", "thrift": 1.0},
+}
+_EDGE_WEIGHTS = ("topology", "gradient", "loss")
+#: With it all importances are as good as equal.
+_EQUAL = 1e6
+#: Subnets whose losses are measured, and subnets in an estimator's chain.
 _MEASURED, _SEEN = 400, 200
-#: Training steps, without an update, whose gradients an estimator sees.
-_GRADIENT_STEPS = 200
+#: Training steps of two drawn subnets, without an update, whose gradients and losses an estimator sees.
+_STEPS = 400
+#: Subnets that tell a policy's probabilities.
+_DRAWN = 8192
 #: The pull of benefits to zero, in subnets: options that nearly always come together share what they bring.
 _RIDGE = 1.0
 
@@ -68,6 +85,7 @@ def main() -> None:
         results.add(_measured(scale, arguments.data, arguments.share, seed))
     rows = results.rows()
     console.print(_table(rows))
+    console.print(_moves(rows))
     bar = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
     mean, half = _interval([row["worth"]["topology"] for row in rows])
     bar |= {"value": mean, "holds": bool(mean > half)}
@@ -117,15 +135,34 @@ def _measured(scale: Scale, path: Path, share: float, seed: int) -> dict[str, An
         "importance": {},
         "per_cost": {"multiply-adds": _rank(1 / costs, benefits / costs)},
     }
-    norms = _gradients(scale, data, supernet, seed)
+    steps = _steps(scale, data, supernet, seed)
     for name, options in ESTIMATORS.items():
-        policy = _estimate(supernet, options, norms, seed)
+        policy = _estimate(supernet, options, steps)
         worth = unlocks.per_option(policy.worth)
         importance = [policy.importances[dim][level] for dim, level in unlocks.options]
         row["worth"][name] = _rank(worth, benefits)
         row["importance"][name] = _rank(importance, benefits)
         row["per_cost"][name] = _rank(worth / costs, benefits / costs)
+    row["moved"] = {
+        form: {weight: _moved(supernet, {**options, "edge_weight": weight}, steps) for weight in _EDGE_WEIGHTS}
+        for form, options in FORMS.items()
+    }
     return row
+
+
+def _moved(supernet: Supernet, options: dict[str, Any], steps: Sequence[Step]) -> float:
+    """Return which part of a dimension's draws importance moves to other options, the mean over dimensions.
+
+    This is the total variation distance of the options' probabilities from those with all importances equal.
+    """
+    space, shares = supernet.space, []
+    for temperature in (1.0, _EQUAL):
+        policy = _estimate(supernet, {**options, "temperature": temperature}, steps)
+        codes = space.encode_many(policy.sample(np.random.default_rng(0), _DRAWN))
+        shares.append(
+            [np.bincount(column, minlength=size) / _DRAWN for column, size in zip(codes.T, space.sizes, strict=True)]
+        )
+    return float(np.mean([0.5 * np.abs(own - equal).sum() for own, equal in zip(*shares, strict=True)]))
 
 
 @torch.no_grad()
@@ -148,35 +185,43 @@ def _added(table: CostTable, codes: NDArray[np.int64], option: tuple[int, int]) 
     return float((table.flops(with_it) - table.flops(without)).mean()) / 1e6
 
 
-def _gradients(scale: Scale, data: Data, supernet: Supernet, seed: int) -> list[dict[str, float]]:
-    """Return gradient norms of training steps with uniformly drawn subnets; the weights stay as they are."""
+@dataclass(frozen=True)
+class Step:
+    """What a policy may see of a training step."""
+
+    norms: dict[str, float]
+    configs: list[SubnetConfig]
+    losses: list[float]
+
+
+def _steps(scale: Scale, data: Data, supernet: Supernet, seed: int) -> list[Step]:
+    """Return training steps with uniformly drawn subnets; the weights stay as they are."""
     rng, batches = np.random.default_rng([seed, 4]), data.train.epochs(seed, scale.batch)
     supernet.train()
-    found = []
-    for _ in track(range(_GRADIENT_STEPS), "gradients", transient=True):
+    found: list[Step] = []
+    for _ in track(range(_STEPS), "steps", transient=True):
         images, labels = next(batches)
         supernet.backbone.zero_grad(set_to_none=True)
-        F.cross_entropy(
-            supernet.view(supernet.space.decode(supernet.space.sample(rng, 1)[0]))(images), labels
-        ).backward()
-        found.append(gradient_norms(supernet))
+        configs = [supernet.space.decode(code) for code in supernet.space.sample(rng, 2)]
+        losses = []
+        for config in configs:
+            loss = F.cross_entropy(supernet.view(config)(images), labels)
+            loss.backward()
+            losses.append(loss.item())
+        found.append(Step(gradient_norms(supernet), configs, losses))
     supernet.eval()
     return found
 
 
-def _estimate(
-    supernet: Supernet, options: dict[str, Any], norms: list[dict[str, float]], seed: int
-) -> PathImportancePolicy:
-    """Return a policy that has seen uniformly drawn subnets, and gradients."""
+def _estimate(supernet: Supernet, options: dict[str, Any], steps: Sequence[Step]) -> PathImportancePolicy:
+    """Return a policy that has seen the steps."""
     every = {"coupling": "shared", "window": _SEEN, **options}
     policy = make_policy("path_importance", supernet.architecture, every)
     assert isinstance(policy, PathImportancePolicy)
-    policy.observe(
-        [supernet.space.decode(code) for code in supernet.space.sample(np.random.default_rng([seed, 5]), _SEEN)]
-    )
-    if policy.wants_gradients:
-        for norm in norms:
-            policy.observe_gradients(norm)
+    for step in steps:
+        policy.observe(step.configs)
+        policy.observe_gradients(step.norms)
+        policy.observe_losses(step.configs, step.losses)
     policy.refresh()
     return policy
 
@@ -207,6 +252,17 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             cells.append("–" if not values else f"{mean:+.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else ""))
         table.add_row(name, *cells)
     table.add_row("measured twice, halves", "", f"{np.mean([row['repeated'] for row in rows]):+.2f}", "")
+    return table
+
+
+def _moves(rows: list[dict[str, Any]]) -> Table:
+    """Return how much of the draws importance moves, by form and edge weight, the mean over seeds."""
+    table = Table(title="share of the draws that importance moves to other options")
+    table.add_column("form")
+    for weight in _EDGE_WEIGHTS:
+        table.add_column(weight, justify="right")
+    for form in FORMS:
+        table.add_row(form, *(f"{np.mean([row['moved'][form][w] for row in rows]):.1%}" for w in _EDGE_WEIGHTS))
     return table
 
 

@@ -263,9 +263,10 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
         add(f"{text.format(first=first, second=second)} ({interval})", mean, bar, mean >= least and mean > half)
 
     compare(found, best, REFERENCE, "{first} − {second}, front, points", least=2)
-    goal = float(np.mean(list(points(found[REFERENCE]).values())))
-    share = compute_to_reach(rows, best, goal) / curve(rows, REFERENCE)[-1][0]
-    add(f"compute of {best} to reach {REFERENCE}'s front / its compute", share, "<= 0.7", share <= 0.7)
+    if len(curve(rows, best)) > 1:
+        goal = float(np.mean(list(points(found[REFERENCE]).values())))
+        share = compute_to_reach(rows, best, goal) / curve(rows, REFERENCE)[-1][0]
+        add(f"compute of {best} to reach {REFERENCE}'s front / its compute", share, "<= 0.7", share <= 0.7)
     compare(found, best, strongest, "{first} − {second}, the best rival")
     for first, second in PAIRS:
         if first in found and second in found:
