@@ -31,7 +31,9 @@ PAIRS = (
     ("tips_budget_two", "two_budgets"),
     ("tips_growth_two", "two_budgets"),
     ("tips_budget", "one_budgets"),
-    ("tips_growth", "one_budgets"),
+    ("tips_growth", "one_growth"),
+    ("growth_topology", "one_growth"),
+    ("growth_loss", "one_growth"),
 )
 
 
@@ -42,7 +44,8 @@ LADDER = (
     ("spos", "two_random", "one drawn subnet a step"),
     ("one_budgets", "spos", "budgets: widths that fit each other, as much compute for every budget"),
     ("tips_budget", "one_budgets", "shares of the layers by path importance"),
-    ("tips_growth", "one_budgets", "or the options of most importance per multiply-add"),
+    ("one_growth", "spos", "or budgets spent on the cheapest options first"),
+    ("tips_growth", "one_growth", "on the options of most importance per multiply-add"),
 )
 
 
@@ -278,10 +281,9 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for share in sorted({row["share"] for row in rows if row["kind"] == "compute"} - {longest(rows)}, reverse=True):
         shorter = of_kind(rows, "compute", share)
         pair = best_two(shorter)
-        if pair is not None:
-            seconds = [pair[1], *(second for first, second in PAIRS if first == pair[0] and second in shorter)]
-            for second in dict.fromkeys(seconds):
-                compare(shorter, pair[0], second, f"at {share:g} of the compute: {{first}} − {{second}}")
+        alone = [(first, second) for first, second in PAIRS if first in shorter and second in shorter]
+        for first, second in dict.fromkeys([*([pair] if pair is not None else []), *alone]):
+            compare(shorter, first, second, f"at {share:g} of the compute: {{first}} − {{second}}")
     return result
 
 

@@ -140,15 +140,16 @@ def test_bars_choose_among_those_with_the_most_seeds() -> None:
     assert names[2].startswith("tips_budget − two_random, the best rival")
 
 
-def test_the_ladder_compares_each_with_the_one_before_and_both_forms_with_the_schedule() -> None:
-    front = {"us_nets": 50.0, "spos": 58.0, "one_budgets": 60.0, "tips_budget": 61.0, "tips_growth": 59.5}
+def test_the_ladder_compares_each_with_the_one_before_and_every_form_with_its_schedule() -> None:
+    front = {"us_nets": 50.0, "spos": 58.0, "one_budgets": 60.0, "tips_budget": 61.0}
+    front |= {"one_growth": 60.0, "tips_growth": 59.5}
     rows = [row(name, seed, value + 0.1 * seed) for name, value in front.items() for seed in range(3)]
     table = ladder(rows)
     assert table is not None
     names, before, _, _, brings, _ = (list(column.cells) for column in table.columns)
     assert names == list(front)
-    assert before == ["", "us_nets", "spos", "one_budgets", "one_budgets"]
-    assert [text.split(" ")[0] for text in brings] == ["–", "+8.00", "+2.00", "+1.00", "-0.50"]
+    assert before == ["", "us_nets", "spos", "one_budgets", "spos", "one_growth"]
+    assert [text.split(" ")[0] for text in brings] == ["–", "+8.00", "+2.00", "+1.00", "+2.00", "-0.50"]
     assert ladder(rows[:3]) is None
 
 
