@@ -81,7 +81,12 @@ def main() -> None:
     scale = SCALES[arguments.scale]
     results = Results(arguments.out / f"importance_{scale.name}.jsonl")
     done = {row["seed"] for row in results.rows()}
-    for seed in set(range(arguments.seeds)) - done:
+    left = [seed for seed in range(max(1, arguments.seeds)) if seed not in done]
+    if left and not (arguments.data and arguments.data.is_file()):
+        raise SystemExit(
+            f"seeds {left} are not measured yet: --data FILE is needed, an .npz as for anytime_accuracy.py"
+        )
+    for seed in left:
         results.add(_measured(scale, arguments.data, arguments.share, seed))
     rows = results.rows()
     console.print(_table(rows))
@@ -268,7 +273,7 @@ def _moves(rows: list[dict[str, Any]]) -> Table:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("--data", type=Path, help="npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="size of the study (%(default)s)")
     parser.add_argument("--share", type=float, default=0.25, help="length of the training (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="supernets (%(default)s)")

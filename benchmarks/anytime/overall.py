@@ -73,15 +73,16 @@ def overall_table(found: Mapping[str, Setting]) -> Table:
 
 
 def overall_bars(found: Mapping[str, Setting]) -> list[dict[str, Any]]:
-    """Return the bars of the mean over the settings, and in how many settings the sign is the mean's."""
+    """Return the bars of the mean over the settings, and how many of them have its sign."""
     result: list[dict[str, Any]] = []
     for name, least in AGAINST.items():
         samples = [_paired(setting, name) for setting in found.values()]
         mean, half = mean_difference(samples)
         alike = sum(np.mean(values) * mean > 0 for values in samples)
+        made_of = f"mean of {len(samples)} settings (± {half:.2f}; {alike} of them with its sign)"
         result.append(
             {
-                "name": f"{DEFAULT} − {name}, mean of {len(samples)} settings (± {half:.2f}; {alike} of one sign)",
+                "name": f"{DEFAULT} − {name}, {made_of}",
                 "value": mean,
                 "bar": f">= {least:g}" if least else "> 0",
                 "holds": bool(mean >= least and mean > half),

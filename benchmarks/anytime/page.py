@@ -49,8 +49,9 @@ def write_page(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         parts.append(f"<p>Scale {escape(first['scale'])}, on {escape(devices)}; {escape(versions)}.</p>")
     parts += [f"<p>{text}</p>" for text in _METHOD]
     compared = of_kind(rows, "compute")
-    if compared:
+    if any(len(curve(rows, name)) > 1 for name in compared):
         parts.append(_image(_curves(rows), "Front accuracy against training compute"))
+    if compared:
         parts.append(_image(_fronts(compared), "Test accuracy at every budget"))
     for item in bars(rows):
         state = "holds" if item["holds"] else "does not hold"

@@ -14,6 +14,7 @@ from anytime.data import Images, load
 from anytime.evaluation import Evaluator, front_accuracy
 from anytime.gradients import SharedGradients
 from anytime.overall import mean_difference, overall_bars, overall_table, settings
+from anytime.page import write_page
 from anytime.policies import CheapOptions, CheapPolicy
 from anytime.runs import run_all
 from anytime.study import RIVALS, SCALES
@@ -165,6 +166,22 @@ def test_a_study_without_its_longest_training_shows_the_longest_it_has() -> None
     ]
 
 
+def test_the_page_draws_a_curve_only_where_there_are_lengths(tmp_path: Path) -> None:
+    rows = [
+        row(name, seed, 50.0 + seed, share, versions={"torch": "1"}, device="cpu", scale="cpu")
+        for share in (0.25, 1.0)
+        for name in ("us_nets", "spos", "tips_budget")
+        for seed in range(2)
+    ]
+    both = write_page(rows, tmp_path / "both.html").read_text()
+    one = write_page(rows[:6], tmp_path / "one.html").read_text()
+    assert (both.count("<img"), one.count("<img")) == (2, 1)
+    assert "Front accuracy against training compute" not in one
+    for text in ("tips_budget − us_nets, front, points", "equal training compute"):
+        assert text in both
+        assert text in one
+
+
 def test_the_mean_over_settings_has_welchs_interval() -> None:
     first, second = [1.0, 2.5, 2.0, 0.5], [4.0, 9.0, -3.0]
     mean, half = mean_difference([first])
@@ -194,7 +211,7 @@ def test_all_settings_stand_in_one_table_and_count_the_same() -> None:
     assert by_name["tips_budget − one_budgets"]["value"] == pytest.approx((1 + 1 + 1.5) / 3)
     assert not by_name["tips_budget − one_budgets"]["holds"]  # two settings are exact, the third is not
     assert by_name["tips_budget − spos"]["value"] == pytest.approx((3 + 3 + 3.5) / 3)
-    assert all("3 of one sign" in item["name"] for item in by_name.values())
+    assert all("3 of them with its sign" in item["name"] for item in by_name.values())
 
 
 def test_inherited_correlation_is_spearmans() -> None:
