@@ -361,6 +361,12 @@ def test_no_space_fits(backbone: str) -> None:
         space_for(backbone)
 
 
+def test_a_backbone_that_no_space_fits_is_named_on_one_line() -> None:
+    with pytest.raises(TipsError, match=r"convert r\\u2028esnet10t --output") as found:
+        space_for("r\u2028esnet10t")
+    assert len(str(found.value).splitlines()) == 1
+
+
 def test_every_pattern_fits_a_timm_model_and_no_model_fits_two_families_equally() -> None:
     import timm
 

@@ -10,7 +10,7 @@ from typing import Any
 from tips_nni.core import TipsError, check_policy, unknown
 from tips_nni.specs._models import SpaceSpec, StrategySpec
 from tips_nni.specs._validate import located, validate
-from tips_nni.specs._yaml import Document, read_document
+from tips_nni.specs._yaml import Document, printable, read_document
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -85,7 +85,8 @@ def space_for(backbone_name: str) -> str:
     if found is None:
         raise TipsError(
             f"no built-in search space fits the backbone {backbone_name!r} (families: {', '.join(space_names())}); "
-            f"write one with `tips-nni convert {backbone_name} --output mine.yaml` and name it with space: ./mine.yaml"
+            f"write one with `tips-nni convert {printable(backbone_name)} --output mine.yaml` and name it with "
+            "space: ./mine.yaml"
         )
     return found
 
