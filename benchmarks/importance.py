@@ -1,6 +1,6 @@
 """Does importance say what matters? What options bring to a trained supernet, beside what TIPS thinks of them.
 
-    python benchmarks/importance.py --data cifar100.npz [--scale cpu] [--share 0.25] [--seeds 3] [--json]
+    python benchmarks/importance.py --data cifar100.npz [--scale cpu] [--share 0.5] [--seeds 3] [--json]
 
 A supernet is trained on one uniformly drawn subnet a step, so that no estimate had a say in it. The losses of many
 subnets on test images then tell what every option (a wider layer, one more block) brings: least squares over the
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from anytime.data import Batch, Data, load
+from anytime.overall import mean_difference
 from anytime.runs import RIVALS_BY_NAME
 from anytime.study import BASELINE, SCALES, Scale
 from anytime.tasks import Results
@@ -80,22 +81,27 @@ def main() -> None:
     console = Console(width=120, highlight=False)
     scale = SCALES[arguments.scale]
     results = Results(arguments.out / f"importance_{scale.name}.jsonl")
-    done = {row["seed"] for row in results.rows()}
+    done = {row["seed"] for row in _of_length(results, arguments.share)}
     left = [seed for seed in range(max(1, arguments.seeds)) if seed not in done]
     if left and not (arguments.data and arguments.data.is_file()):
         raise SystemExit(
             f"seeds {left} are not measured yet: --data FILE is needed, an .npz as for anytime_accuracy.py"
         )
     for seed in left:
-        results.add(_measured(scale, arguments.data, arguments.share, seed))
-    rows = results.rows()
+        results.add(_measured(scale, arguments.data, arguments.share, arguments.rate, seed))
+    rows = _of_length(results, arguments.share)
     console.print(_table(rows))
     console.print(_moves(rows))
     bar = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
-    mean, half = _interval([row["worth"]["topology"] for row in rows])
+    mean, half = _mean([row["worth"]["topology"] for row in rows])
     bar |= {"value": mean, "holds": bool(mean > half)}
     if arguments.json:
         print(json.dumps({"bars": [bar]}))
+
+
+def _of_length(results: Results, share: float) -> list[dict[str, Any]]:
+    """Return the rows of supernets that were trained so long."""
+    return [row for row in results.rows() if row["share"] == share]
 
 
 def benefits_of(presence: Floats, losses: Floats) -> Floats:
@@ -110,7 +116,7 @@ def benefits_of(presence: Floats, losses: Floats) -> Floats:
     return np.asarray(np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ y))
 
 
-def _measured(scale: Scale, path: Path, share: float, seed: int) -> dict[str, Any]:
+def _measured(scale: Scale, path: Path, share: float, rate: float, seed: int) -> dict[str, Any]:
     """Train a supernet, measure the benefits of its options, and return the estimators' rank correlations."""
     data = load(
         path,
@@ -120,7 +126,6 @@ def _measured(scale: Scale, path: Path, share: float, seed: int) -> dict[str, An
         device=torch.device("cpu"),
         first_class=scale.first_class,
     )
-    rate = scale.rates[len(scale.rates) // 2]
     supernet = train(scale, data, RIVALS_BY_NAME[BASELINE], rate, seed, Length(scale.compute * share)).supernet
     space, rng = supernet.space, np.random.default_rng([seed, 3])
     unlocks = Unlocks(PathGraph.from_architecture(supernet.architecture))
@@ -131,8 +136,9 @@ def _measured(scale: Scale, path: Path, share: float, seed: int) -> dict[str, An
     halves = [benefits_of(presence[i::2], losses[i::2, i::2].mean(axis=1)) for i in (0, 1)]
     costs = np.array([_added(CostTable(supernet.architecture), codes, option) for option in unlocks.options])
     row: dict[str, Any] = {
-        "key": f"importance/{seed}",
         "seed": seed,
+        "share": share,
+        "rate": rate,
         "options": [f"{space.dims[d].name} {space.dims[d].choices[level]}" for d, level in unlocks.options],
         "benefits": benefits.tolist(),
         "repeated": _rank(*halves),
@@ -235,11 +241,9 @@ def _rank(first: Any, second: Any) -> float:
     return float(stats.spearmanr(first, second).statistic)
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
+def _mean(values: list[float]) -> tuple[float, float]:
     """Return (mean, half width of its 95% interval); an infinite one for a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("inf")
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean_difference([values]) if len(values) > 1 else (values[0], np.inf)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -253,7 +257,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         cells = []
         for kind in kinds:
             values = [row[kind][name] for row in rows if name in row[kind]]
-            mean, half = _interval(values) if values else (np.nan, np.inf)
+            mean, half = _mean(values) if values else (np.nan, np.inf)
             cells.append("–" if not values else f"{mean:+.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else ""))
         table.add_row(name, *cells)
     table.add_row("measured twice, halves", "", f"{np.mean([row['repeated'] for row in rows]):+.2f}", "")
@@ -275,7 +279,10 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="size of the study (%(default)s)")
-    parser.add_argument("--share", type=float, default=0.25, help="length of the training (%(default)s)")
+    parser.add_argument("--share", type=float, default=0.5, help="length of the training (%(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=0.2, help="learning rate; 0.2 is tuned at scale cpu (%(default)s)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="supernets (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/anytime"), help="folder of the results (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the bar as a JSON object, last")

@@ -40,7 +40,11 @@ def test_every_estimator_is_compared_and_a_seed_is_measured_once(
         assert row["moved"]["growth"]["topology"] > 0.02
         assert all(-1 <= value <= 1 for value in [*ranks, row["repeated"]])
     (bar,) = json.loads(capsys.readouterr().out.splitlines()[-1])["bars"]
-    monkeypatch.setattr(sys, "argv", ["importance.py", "--scale", "smoke", "--out", str(tmp_path), "--seeds", "3"])
+    reading = ["importance.py", "--scale", "smoke", "--out", str(tmp_path), "--seeds", "3"]
+    monkeypatch.setattr(sys, "argv", reading)  # of another length nothing is measured
+    with pytest.raises(SystemExit, match=r"seeds \[0, 1, 2\] are not measured yet"):
+        importance.main()
+    monkeypatch.setattr(sys, "argv", [*reading, "--share", "0.2"])
     with pytest.raises(SystemExit, match=r"seeds \[2\] are not measured yet: --data FILE is needed"):
         importance.main()
     assert bar["value"] == pytest.approx(np.mean([row["worth"]["topology"] for row in rows]))
