@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import platform
@@ -43,6 +44,7 @@ class Study:
             validation=scale.validation,
             device=device,
             first_class=scale.first_class,
+            images=scale.images,
         )
         torch.manual_seed(0)
         template: Supernet = scale.supernet(self.data.classes).to(device).eval()
@@ -110,6 +112,7 @@ def _start(scale: str, path: Path) -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # the numbers of a CPU, whatever the device
     _study = Study(SCALES[scale], path, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    gc.set_threshold(100_000)  # a subnet is a hundred new modules: at 700 the search for garbage is a tenth of a step
 
 
 def _end_with_parent() -> None:

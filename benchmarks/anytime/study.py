@@ -188,6 +188,23 @@ RIVALS = (
     _ablation(_GROWTH, "growth_lively", "growth, noise 1", noise=1.0),
     _ablation(_GROWTH, "growth_even", "growth, thrift 0", thrift=0.0),
     _ablation(_SANDWICH, "sandwich_sum", "marginal, sandwich, score sum", score="sum"),
+    _ablation(_SANDWICH, "sandwich_gradient", "marginal, sandwich, gradients", edge_weight="gradient"),
+    _ablation(_SANDWICH, "sandwich_width", "marginal, sandwich, widths", edge_weight="width"),
+    _ablation(_SANDWICH, "sandwich_directed", "marginal, sandwich, directed", directed=True),
+    _ablation(_SANDWICH, "sandwich_shared", "marginal, sandwich, shared coupling", coupling="shared"),
+    _ablation(_SANDWICH, "sandwich_lambda_low", "marginal, sandwich, λ = 0.01", **{"lambda": 0.01}),
+    _ablation(_SANDWICH, "sandwich_lambda_high", "marginal, sandwich, λ = 100", **{"lambda": 100.0}),
+    _ablation(_SANDWICH, "sandwich_cool", "marginal, sandwich, temperature 0.5", temperature=0.5),
+    _ablation(_SANDWICH, "sandwich_budget", "budgets, sandwich", form="budget", coupling="shared", thrift=1.0),
+    _ablation(
+        _SANDWICH,
+        "sandwich_growth",
+        "growth by gradients, sandwich",
+        form="growth",
+        edge_weight="gradient",
+        coupling="shared",
+        thrift=1.0,
+    ),
 )
 
 
@@ -214,6 +231,7 @@ class Scale:
         panel: random subnets, the same for all.
         panel_images: test images of the panel; None for all.
         first_class: the classes begin with this one.
+        images: training images that are kept; None for all.
     """
 
     name: str
@@ -234,6 +252,7 @@ class Scale:
     panel: int = 40
     panel_images: int | None = None
     first_class: int = 0
+    images: int | None = None
 
     def supernet(self, classes: int) -> Supernet:
         """Return a new supernet with PyTorch's random weights."""
@@ -246,6 +265,15 @@ def small_resnet(classes: int) -> nn.Module:
         "resnet18", num_classes=classes, channels=(16, 32, 64, 128), stem_type="deep", stem_width=8
     )
     model.conv1[0].stride = (1, 1)
+    model.maxpool = nn.Identity()
+    return model
+
+
+def tiny_resnet(classes: int) -> nn.Module:
+    """Timm's ResNet-18-D with an eighth of its channels, for 16 pixels: so cheap that it trains until flat."""
+    model = timm.create_model(
+        "resnet18", num_classes=classes, channels=(8, 16, 32, 64), stem_type="deep", stem_width=8, avg_down=True
+    )
     model.maxpool = nn.Identity()
     return model
 
@@ -278,18 +306,17 @@ def mobilenet(classes: int) -> nn.Module:
     return timm.create_model("mobilenetv2_100", num_classes=classes)
 
 
-def _finer_resnet() -> SpaceSpec:
-    return load_space("resnet").model_copy(
-        update={
-            name: getattr(load_space("resnet"), name).model_copy(update={"divisor": 4}) for name in ("width", "hidden")
-        }
-    )
+def _resnet_space(divisor: int) -> SpaceSpec:
+    """Return the space of ResNets with other multiples of channels: those of narrow networks are finer than 8."""
+    space = load_space("resnet")
+    finer = {name: getattr(space, name).model_copy(update={"divisor": divisor}) for name in ("width", "hidden")}
+    return space.model_copy(update=finer)
 
 
 _CPU = Scale(
     name="cpu",
     build=small_resnet,
-    space=_finer_resnet,
+    space=lambda: _resnet_space(4),
     image_size=16,
     classes=10,
     validation=500,
@@ -329,6 +356,17 @@ SCALES = {
         *(replace(_CPU, name=f"cpu_dev{i}", first_class=10 * i) for i in (1, 2, 3)),
         # The same network on images of twice the size, at the learning rate chosen on the small ones.
         replace(_CPU, name="cpu32", image_size=32, compute=2.0, shares=(1.0,), rates=(0.2,), panel_images=500),
+        # A smaller network on few images: the scale at which every rival is trained until it is flat.
+        replace(
+            _CPU,
+            name="cpu_flat",
+            build=tiny_resnet,
+            space=lambda: _resnet_space(2),
+            batch=128,
+            images=500,
+            compute=0.6,
+            shares=(0.25, 0.5, 1.0),
+        ),
         # Another backbone confirms what the ResNet says, at rates of its own: at 0.2 it trains to chance at times.
         replace(
             _CPU,

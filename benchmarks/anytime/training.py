@@ -139,7 +139,7 @@ def _optimizer(module: nn.Module, rate: float) -> torch.optim.Optimizer:
     decayed = [p for p in module.parameters() if p.ndim > 1]
     free = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 1e-4}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, foreach=True)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float, progress: float) -> None:

@@ -87,9 +87,11 @@ class PartsRule(LayerRule):
 
 
 def _parts_of(module: nn.Module) -> Parts | None:
-    return _parts_of_class(*(f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__))
+    return _parts_of_class(type(module))
 
 
 @functools.cache
-def _parts_of_class(*names: str) -> Parts | None:
+def _parts_of_class(cls: type) -> Parts | None:
+    """Return what is known of a class or of the nearest class it derives from; asked at every switch, hence kept."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
     return next((_PARTS[name] for name in names if name in _PARTS), None)
