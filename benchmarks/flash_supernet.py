@@ -13,8 +13,8 @@ import numpy as np
 import timm
 import torch
 from anytime.data import Data, prepare
-from anytime.study import Rival, Scale
-from anytime.training import Length, calibration_images, train
+from anytime.study import Rival, Scale, resnet_space
+from anytime.training import Length, train
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,6 @@ from torch import nn
 
 from tips_nni.core import SubnetConfig, write_json
 from tips_nni.elastic import Supernet
-from tips_nni.specs import SpaceSpec, load_space
 from tips_nni.training import measure_subnets
 
 PACK = "cifar100_q95"
@@ -46,19 +45,12 @@ def resnet(classes: int) -> nn.Module:
     return model
 
 
-def _space() -> SpaceSpec:
-    """Return the space of ResNets with channels in steps of two."""
-    declared = load_space("resnet")
-    finer = {name: getattr(declared, name).model_copy(update={"divisor": 2}) for name in ("width", "hidden")}
-    return declared.model_copy(update=finer)
-
-
 def scale_of(classes: int | None = None) -> Scale:
     """Return the network, its space and the sizes of the measurements."""
     return Scale(
         name="flash",
         build=resnet,
-        space=_space,
+        space=lambda: resnet_space(2),
         image_size=32,
         classes=classes,
         validation=2000,
@@ -83,13 +75,7 @@ def read_pack(folder: Path, scale: Scale) -> Data:
     arrays = {}
     for split in ("train", "test"):
         arrays[f"x_{split}"], arrays[f"y_{split}"], _ = module.load(PACK, split)
-    return prepare(
-        arrays,
-        size=scale.image_size,
-        classes=scale.classes,
-        validation=scale.validation,
-        device=torch.device("cpu"),
-    )
+    return prepare(arrays, scale, torch.device("cpu"))
 
 
 def trained(scale: Scale, data: Data, steps: int, path: Path) -> tuple[Supernet, float]:
@@ -132,8 +118,8 @@ class Measured:
 
     def __init__(self, supernet: Supernet, data: Data, scale: Scale, part: str, path: Path, images: int) -> None:
         self._supernet = supernet
-        self._calibration = calibration_images(data.train, scale.calibration)
-        self._batches = getattr(data, part).batches(limit=images)
+        self._calibration = [x for x, _ in data.train.batches(scale.measured_batch, scale.calibration)]
+        self._batches = getattr(data, part).batches(scale.measured_batch, images)
         self._path = path
         first = next(iter(supernet.backbone.parameters())).detach()
         self._weights = f"{part} {images} {float(first.double().abs().sum())!r}"

@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy import stats
 
-from tips_nni.core import CostTable, PathGraph, PathImportancePolicy, SubnetConfig, make_policy
+from tips_nni.core import CostTable, PathGraph, PathImportancePolicy, SubnetConfig, make_policy, rank_correlation
 from tips_nni.core._unlocks import Unlocks
 from tips_nni.elastic import Supernet, calibrate
 from tips_nni.training import gradient_norms
@@ -118,14 +117,7 @@ def benefits_of(presence: Floats, losses: Floats) -> Floats:
 
 def _measured(scale: Scale, path: Path, share: float, rate: float, seed: int) -> dict[str, Any]:
     """Train a supernet, measure the benefits of its options, and return the estimators' rank correlations."""
-    data = load(
-        path,
-        size=scale.image_size,
-        classes=scale.classes,
-        validation=scale.validation,
-        device=torch.device("cpu"),
-        first_class=scale.first_class,
-    )
+    data = load(path, scale, torch.device("cpu"))
     supernet = train(scale, data, RIVALS_BY_NAME[BASELINE], rate, seed, Length(scale.compute * share)).supernet
     space, rng = supernet.space, np.random.default_rng([seed, 3])
     unlocks = Unlocks(PathGraph.from_architecture(supernet.architecture))
@@ -134,6 +126,7 @@ def _measured(scale: Scale, path: Path, share: float, rate: float, seed: int) ->
     presence = unlocks.presence(codes)
     benefits = benefits_of(presence, losses.mean(axis=1))
     halves = [benefits_of(presence[i::2], losses[i::2, i::2].mean(axis=1)) for i in (0, 1)]
+    early = np.array([-float(level) for _, level in unlocks.options])
     costs = np.array([_added(CostTable(supernet.architecture), codes, option) for option in unlocks.options])
     row: dict[str, Any] = {
         "seed": seed,
@@ -141,19 +134,19 @@ def _measured(scale: Scale, path: Path, share: float, rate: float, seed: int) ->
         "rate": rate,
         "options": [f"{space.dims[d].name} {space.dims[d].choices[level]}" for d, level in unlocks.options],
         "benefits": benefits.tolist(),
-        "repeated": _rank(*halves),
-        "worth": {"multiply-adds": _rank(costs, benefits), "early": _rank([-v for _, v in unlocks.options], benefits)},
+        "repeated": rank_correlation(*halves),
+        "worth": {"multiply-adds": rank_correlation(costs, benefits), "early": rank_correlation(early, benefits)},
         "importance": {},
-        "per_cost": {"multiply-adds": _rank(1 / costs, benefits / costs)},
+        "per_cost": {"multiply-adds": rank_correlation(1 / costs, benefits / costs)},
     }
     steps = _steps(scale, data, supernet, seed)
     for name, options in ESTIMATORS.items():
         policy = _estimate(supernet, options, steps)
         worth = unlocks.per_option(policy.worth)
         importance = [policy.importances[dim][level] for dim, level in unlocks.options]
-        row["worth"][name] = _rank(worth, benefits)
-        row["importance"][name] = _rank(importance, benefits)
-        row["per_cost"][name] = _rank(worth / costs, benefits / costs)
+        row["worth"][name] = rank_correlation(worth, benefits)
+        row["importance"][name] = rank_correlation(np.array(importance), benefits)
+        row["per_cost"][name] = rank_correlation(worth / costs, benefits / costs)
     row["moved"] = {
         form: {weight: _moved(supernet, {**options, "edge_weight": weight}, steps) for weight in _EDGE_WEIGHTS}
         for form, options in FORMS.items()
@@ -235,10 +228,6 @@ def _estimate(supernet: Supernet, options: dict[str, Any], steps: Sequence[Step]
         policy.observe_losses(step.configs, step.losses)
     policy.refresh()
     return policy
-
-
-def _rank(first: Any, second: Any) -> float:
-    return float(stats.spearmanr(first, second).statistic)
 
 
 def _mean(values: list[float]) -> tuple[float, float]:

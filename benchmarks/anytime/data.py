@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anytime.study import Scale
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -69,69 +71,41 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if capable else torch.contiguous_format
 
 
-def load(
-    path: Path,
-    *,
-    size: int,
-    classes: int | None,
-    validation: int,
-    device: torch.device,
-    first_class: int = 0,
-    images: int | None = None,
-) -> Data:
-    """Read an ``.npz`` with x_train, y_train, x_test, y_test; x are uint8 (N, H, W, 3). See `prepare`."""
+def load(path: Path, scale: Scale, device: torch.device) -> Data:
+    """Read an ``.npz`` with x_train, y_train, x_test, y_test; x are uint8 (N, H, W, 3)."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    return prepare(
-        arrays,
-        size=size,
-        classes=classes,
-        validation=validation,
-        device=device,
-        first_class=first_class,
-        images=images,
-    )
+    return prepare(arrays, scale, device)
 
 
-def prepare(
-    arrays: Mapping[str, np.ndarray],
-    *,
-    size: int,
-    classes: int | None,
-    validation: int,
-    device: torch.device,
-    first_class: int = 0,
-    images: int | None = None,
-) -> Data:
+def prepare(arrays: Mapping[str, np.ndarray], scale: Scale, device: torch.device) -> Data:
     """Split, resize and normalise arrays as `load` reads them.
 
     Args:
         arrays: uint8 images (N, H, W, 3) and labels.
-        size: pixels.
-        classes: how many are kept; None for all.
-        validation: training images that are held out.
+        scale: which classes are kept, the first becomes label 0; how many training images are held out for validation
+            and how many stay, drawn at random once for all; the pixels.
         device: for the tensors.
-        first_class: the classes that are kept begin with this one; it becomes label 0.
-        images: training images that are kept, drawn at random once for all; None for all.
 
     Raises:
         ValueError: the data have not so many classes, or images.
     """
-    labels = {part: arrays[f"y_{part}"].astype(np.int64) - first_class for part in ("train", "test")}
-    count = int(labels["train"].max()) + 1 if classes is None else classes
+    first, validation = scale.first_class, scale.validation
+    labels = {part: arrays[f"y_{part}"].astype(np.int64) - first for part in ("train", "test")}
+    count = int(labels["train"].max()) + 1 if scale.classes is None else scale.classes
     if not 0 < count <= int(labels["train"].max()) + 1:
         raise ValueError(
-            f"classes {first_class} to {first_class + count - 1} are wanted, and the data have 0 to "
+            f"classes {first} to {first + count - 1} are wanted, and the data have 0 to "
             f"{arrays['y_train'].max()}; choose another scale or other data"
         )
     kept = {part: (label >= 0) & (label < count) for part, label in labels.items()}
-    x = {part: _resized(arrays[f"x_{part}"][kept[part]], size) for part in kept}
+    x = {part: _resized(arrays[f"x_{part}"][kept[part]], scale.image_size) for part in kept}
     y = {part: torch.from_numpy(labels[part][kept[part]]).to(device) for part in kept}
     order = np.random.default_rng(0).permutation(len(x["train"]))
-    last = len(order) if images is None else validation + images
+    last = len(order) if scale.images is None else validation + scale.images
     if last > len(order):
         raise ValueError(
-            f"{validation} validation and {images} training images are wanted, and {len(order)} are there; "
+            f"{validation} validation and {scale.images} training images are wanted, and the data have {len(order)}; "
             f"choose another scale or other data"
         )
     held, rest = (torch.from_numpy(part) for part in (order[:validation], order[validation:last]))

@@ -37,15 +37,7 @@ class Study:
     def __init__(self, scale: Scale, path: Path, device: torch.device) -> None:
         self.scale = scale
         self.device = device
-        self.data: Data = load(
-            path,
-            size=scale.image_size,
-            classes=scale.classes,
-            validation=scale.validation,
-            device=device,
-            first_class=scale.first_class,
-            images=scale.images,
-        )
+        self.data: Data = load(path, scale, device)
         torch.manual_seed(0)
         template: Supernet = scale.supernet(self.data.classes).to(device).eval()
         self.evaluator = Evaluator(scale, self.data, template)

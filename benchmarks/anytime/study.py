@@ -306,7 +306,7 @@ def mobilenet(classes: int) -> nn.Module:
     return timm.create_model("mobilenetv2_100", num_classes=classes)
 
 
-def _resnet_space(divisor: int) -> SpaceSpec:
+def resnet_space(divisor: int) -> SpaceSpec:
     """Return the space of ResNets with other multiples of channels: those of narrow networks are finer than 8."""
     space = load_space("resnet")
     finer = {name: getattr(space, name).model_copy(update={"divisor": divisor}) for name in ("width", "hidden")}
@@ -316,7 +316,7 @@ def _resnet_space(divisor: int) -> SpaceSpec:
 _CPU = Scale(
     name="cpu",
     build=small_resnet,
-    space=lambda: _resnet_space(4),
+    space=lambda: resnet_space(4),
     image_size=16,
     classes=10,
     validation=500,
@@ -361,11 +361,11 @@ SCALES = {
             _CPU,
             name="cpu_flat",
             build=tiny_resnet,
-            space=lambda: _resnet_space(2),
+            space=lambda: resnet_space(2),
             batch=128,
             images=500,
             compute=0.6,
-            shares=(0.25, 0.5, 1.0),
+            rates=(0.1, 0.2, 0.4, 0.8),
         ),
         # Another backbone confirms what the ResNet says, at rates of its own: at 0.2 it trains to chance at times.
         replace(

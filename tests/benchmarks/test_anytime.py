@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def test_the_learning_rate_is_the_best_on_validation_images(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("first", [0, 2])
 def test_data_are_split_and_normalised(npz: Path, first: int) -> None:
-    data = load(npz, size=16, classes=4, validation=100, device=torch.device("cpu"), first_class=first)
+    data = load(npz, replace(SCALES["smoke"], first_class=first), torch.device("cpu"))
     with np.load(npz) as file:
         kept = int(np.isin(file["y_train"], range(first, first + 4)).sum())
         wanted = file["y_test"][np.isin(file["y_test"], range(first, first + 4))] - first
@@ -273,7 +274,29 @@ def test_data_are_split_and_normalised(npz: Path, first: int) -> None:
 
 def test_classes_that_the_data_lack_are_refused(npz: Path) -> None:
     with pytest.raises(ValueError, match="classes 4 to 7 are wanted, and the data have 0 to 5; choose another scale"):
-        load(npz, size=16, classes=4, validation=100, device=torch.device("cpu"), first_class=4)
+        load(npz, replace(SCALES["smoke"], first_class=4), torch.device("cpu"))
+
+
+def test_training_images_may_be_fewer_and_the_others_stay(npz: Path) -> None:
+    scale, device = SCALES["smoke"], torch.device("cpu")
+    whole, part = load(npz, scale, device), load(npz, replace(scale, images=40), device)
+    assert part.train.y.tolist() == whole.train.y[:40].tolist()
+    assert part.validation.y.tolist() == whole.validation.y.tolist()
+    assert part.test.y.tolist() == whole.test.y.tolist()
+    torch.testing.assert_close(part.train.x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="100 validation and 9999 training images are wanted, and the data have"):
+        load(npz, replace(scale, images=9999), device)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_channels_lie_last_only_where_onednn_bears_it(
+    npz: Path, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    data = load(npz, SCALES["smoke"], torch.device("cpu"))
+    for images in (data.train.x, data.test.x, next(data.train.epochs(0, 4))[0]):
+        assert images.is_contiguous(memory_format=torch.channels_last) == (capability == "AVX512")
+        assert images.is_contiguous() == (capability == "AVX2")
 
 
 def test_augmentation_shifts_and_mirrors_and_follows_the_seed() -> None:
@@ -296,7 +319,7 @@ def test_augmentation_shifts_and_mirrors_and_follows_the_seed() -> None:
 @pytest.mark.parametrize("name", ["us_nets", "tips_two"])
 def test_a_training_spends_what_it_was_given(npz: Path, name: str) -> None:
     scale, rival = SCALES["smoke"], _RIVALS[name]
-    data = load(npz, size=16, classes=4, validation=100, device=torch.device("cpu"))
+    data = load(npz, scale, torch.device("cpu"))
     trained = train(scale, data, rival, 0.05, 0, Length(compute=0.003))
     space, table = trained.supernet.space, CostTable(trained.supernet.architecture)
     largest_step = 3 * scale.batch * 4 * float(table.flops(space.encode(space.largest)[None])[0]) / 1e12
