@@ -49,7 +49,9 @@ def prune_alone(model: nn.Module, images: Tensor, classes: int) -> str:
     before = sum(p.numel() for p in model.parameters())
     with torch.no_grad():
         shape = model(images).shape
-    classifiers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    classifiers: list[nn.Module] = [
+        m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes
+    ]
     classifiers += [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels == classes]
     try:
         with warnings.catch_warnings(), _limited(LIMIT):

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.sparse.linalg import ArpackError, eigs
 
-from tips_nni.core import Chain, ElasticDim, PathGraph, Requirement, SearchSpace, make_policy
+from tips_nni.core import Chain, ElasticDim, PathGraph, PathImportancePolicy, Requirement, SearchSpace, make_policy
 from tips_nni.elastic import convert
 from tips_nni.specs import load_space
 from tips_nni.training import gradient_norms
@@ -194,6 +194,7 @@ def refresh_share(bars: list[dict[str, Any]], console: Console) -> None:
     for backbone, family in (("resnet18", "resnet"), ("mobilenetv2_100", "mobilenetv2")):
         supernet = convert(backbone, load_space(family), image_size=32, num_classes=10).train()
         policy = make_policy("path_importance", supernet.architecture)
+        assert isinstance(policy, PathImportancePolicy)
         policy.observe(policy.sample(rng, 64))
         images, labels = torch.randn(64, 3, 32, 32), torch.randint(10, (64,))
 

@@ -102,7 +102,7 @@ def speed(bars: Bars, console: Console, architecture: Architecture) -> None:
         taken = []
         for _ in range(20):
             limits = random_limits(values, rng)
-            repeats = [timed(lambda s=solver, li=limits: s.solve(li, np.random.default_rng(0)))[0] for _ in range(3)]
+            repeats = [_seconds_of_search(solver, limits) for _ in range(3)]
             taken.append(min(repeats))
         console.print(f"search per constraint by {name}: median {np.median(taken):.3f} s, slowest {max(taken):.3f} s")
         bar(bars, f"search per constraint by {name}, slowest of 20, seconds", max(taken), 0.2)
@@ -203,8 +203,8 @@ def searches(
     architecture, space = supernet.architecture, supernet.space
     table, costs = CostTable(architecture), costs_of(architecture)
     count = SAMPLES * (generations + 1)
-    ends = table.flops(space.encode_many([space.smallest, space.largest])) / 1e6
-    budgets = np.geomspace(*ends, BUDGETS + 1)[1:]
+    least, most = table.flops(space.encode_many([space.smallest, space.largest])) / 1e6
+    budgets = np.geomspace(least, most, BUDGETS + 1)[1:]
 
     def ours(name: str, policy: str | None = None, **options: Any) -> list[SubnetConfig]:
         drawn = make_policy(policy, architecture) if policy else None
@@ -288,6 +288,10 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
     result = call()
     return time.process_time() - start, result
+
+
+def _seconds_of_search(solver: FlashSolver, limits: Mapping[str, float]) -> float:
+    return timed(lambda: solver.solve(limits, np.random.default_rng(0)))[0]
 
 
 def bar(bars: Bars, name: str, value: float, limit: float, *, at_least: bool = False) -> None:

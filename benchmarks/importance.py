@@ -91,7 +91,7 @@ def main() -> None:
     rows = _of_length(results, arguments.share)
     console.print(_table(rows))
     console.print(_moves(rows))
-    bar = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
+    bar: dict[str, Any] = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
     mean, half = _mean([row["worth"]["topology"] for row in rows])
     bar |= {"value": mean, "holds": bool(mean > half)}
     if arguments.json:

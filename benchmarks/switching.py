@@ -37,7 +37,8 @@ def paired(first: Callable[[], object], second: Callable[[], object], rounds: in
     """Return (median seconds of `first`, of `second`, median of their ratio), interleaved."""
     for work in (first, second):
         work()
-    one, two = [], []
+    one: list[float] = []
+    two: list[float] = []
     for i in range(rounds):
         order = ((first, one), (second, two)) if i % 2 else ((second, two), (first, one))
         for work, times in order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,10 @@ class Evaluator:
         rng = np.random.default_rng(2024)
         self.panel = [self.space.decode(code) for code in self.space.sample(rng, scale.panel)]
         ends = self.space.encode_many([self.space.smallest, self.space.largest])
-        self.budgets = {name: np.geomspace(*cost.evaluate(ends), BUDGETS + 1)[1:] for name, cost in self.costs.items()}
+        self.budgets: dict[str, np.ndarray] = {}
+        for name, cost in self.costs.items():
+            least, most = cost.evaluate(ends)
+            self.budgets[name] = np.geomspace(least, most, BUDGETS + 1)[1:]
 
     def measure(self, supernet: Supernet, seed: int, *, test: bool = True) -> dict[str, Any]:
         """Return front accuracies, the panel's mean and the hypervolume, as plain data.
@@ -54,7 +58,7 @@ class Evaluator:
         """
         known: dict[SubnetConfig, float] = {}
 
-        def validate(configs: list[SubnetConfig]) -> np.ndarray:
+        def validate(configs: Sequence[SubnetConfig]) -> np.ndarray:
             values = measure_subnets(supernet, configs, self.calibration, self.validation)
             known.update(zip(configs, values.tolist(), strict=True))
             return values

@@ -123,7 +123,7 @@ _GROWTH = _tips(
     thrift=1.0,
 )
 #: With all importances equal what is left of TIPS by budgets is its schedule.
-_EQUAL = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
+_EQUAL: dict[str, Any] = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
 
 RIVALS = (
     Rival("us_nets", "US-Nets: sandwich, a width per layer"),

@@ -87,7 +87,8 @@ class PartsRule(LayerRule):
 
 
 def _parts_of(module: nn.Module) -> Parts | None:
-    return _parts_of_class(type(module))
+    cls: Any = type(module)  # mypy holds a class for unhashable where its instances define __hash__
+    return _parts_of_class(cls)
 
 
 @functools.cache
