@@ -29,6 +29,7 @@ from anytime.data import Batch, Data, load
 from anytime.overall import mean_difference
 from anytime.runs import RIVALS_BY_NAME
 from anytime.study import BASELINE, SCALES, Scale
+from anytime.summary import shown
 from anytime.tasks import Results
 from anytime.training import Length, train
 from numpy.typing import NDArray
@@ -93,7 +94,7 @@ def main() -> None:
     console.print(_moves(rows))
     bar: dict[str, Any] = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
     mean, half = _mean([row["worth"]["topology"] for row in rows])
-    bar |= {"value": mean, "holds": bool(mean > half)}
+    bar |= {"value": mean, "holds": shown(mean, half)}
     if arguments.json:
         print(json.dumps({"bars": [bar]}))
 

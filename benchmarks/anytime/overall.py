@@ -10,7 +10,7 @@ from rich.table import Table
 from scipy import stats
 
 from anytime.study import BASELINE, DEFAULT, REFERENCE, SCHEDULE
-from anytime.summary import Row, difference, of_kind, points, said
+from anytime.summary import Row, difference, of_kind, points, said, shown
 
 #: What the default strategy is compared with, and the least that is asked of the difference.
 AGAINST = {REFERENCE: 2.0, BASELINE: 0.0, SCHEDULE: 0.0}
@@ -30,7 +30,7 @@ def settings(studies: Mapping[str, Sequence[Row]]) -> dict[str, Setting]:
             fronts = {name: points(trained.get(name, {})) for name in (*AGAINST, DEFAULT)}
             if all(difference(fronts[DEFAULT], fronts[name])[2] >= 2 for name in AGAINST):
                 compute = float(np.mean([row["compute"] for row in trained[DEFAULT].values()]))
-                found[f"{scale}, {compute:.1f}"] = fronts
+                found[f"{scale}, {compute:.3g}"] = fronts
     return found
 
 
@@ -85,7 +85,7 @@ def overall_bars(found: Mapping[str, Setting]) -> list[dict[str, Any]]:
                 "name": f"{DEFAULT} − {name}, {made_of}",
                 "value": mean,
                 "bar": f">= {least:g}" if least else "> 0",
-                "holds": bool(mean >= least and mean > half),
+                "holds": shown(mean, half, least),
             }
         )
     return result

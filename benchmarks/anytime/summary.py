@@ -88,6 +88,11 @@ def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float
     return float(values.mean()), half, len(values)
 
 
+def shown(mean: float, half: float, least: float = 0.0) -> bool:
+    """Return whether a difference is at least `least` and its interval, `half` wide on either side, above zero."""
+    return bool(mean >= least and mean > half)
+
+
 def said(value: float, half: float) -> str:
     """Return a difference with its interval, for people."""
     return f"{value:+.2f} ± {half:.2f}" if np.isfinite(half) else f"{value:+.2f} (one seed)"
@@ -263,7 +268,7 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
         mean, half, number = difference(points(of[first]), points(of[second]))
         interval = f"± {half:.2f}, {number} seeds" if number > 1 else "one seed"
         bar = f">= {least:g}" if least else "> 0"
-        add(f"{text.format(first=first, second=second)} ({interval})", mean, bar, mean >= least and mean > half)
+        add(f"{text.format(first=first, second=second)} ({interval})", mean, bar, shown(mean, half, least))
 
     compare(found, best, REFERENCE, "{first} − {second}, front, points", least=2)
     if len(curve(rows, best)) > 1:
