@@ -201,7 +201,7 @@ def test_all_settings_stand_in_one_table_and_count_the_same() -> None:
     assert list(found) == ["cifar, 4", "cifar, 8", "imagenette, 8"]
     table = overall_table(found)
     assert [list(column.cells)[2] for column in table.columns][:5] == [
-        "imagenette, 8.0",
+        "imagenette, 8",
         "40.00",
         "50.00",
         "52.00",
