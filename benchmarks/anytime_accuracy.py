@@ -8,7 +8,7 @@ number of evaluations finds best on validation images, its accuracy on test imag
 the mean over a fixed panel of random subnets.
 
 Every finished training is a line in OUT/SCALE.jsonl. Run the command again to go on after a stop; --page only makes the
-page from what is there, and --overall one table of all the scales in OUT. With a GPU all workers share it.
+page from what is there, and --overall one table and one page of all the scales in OUT. With a GPU all workers share it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Any
 
 from anytime.evaluation import front_accuracy
 from anytime.overall import overall_bars, overall_table, settings
-from anytime.page import write_page
+from anytime.page import write_overall_page, write_page
 from anytime.runs import RIVALS_BY_NAME, Row, run_all
 from anytime.study import SCALES
 from anytime.summary import bars, tables
 from anytime.tasks import Results, tasks
+from anytime.verdict import verdict
 from rich.console import Console
 
 _GROUPS = ("main", "control", "ablation", "alone")
@@ -51,6 +52,7 @@ def _overall(out: Path, console: Console) -> list[dict[str, Any]]:
         console.print(f"no scale in {out} has two seeds of all that are compared; train some first")
         return []
     console.print(overall_table(found))
+    console.print(f"page: {write_overall_page(studies, out / 'overall.html')}")
     return overall_bars(found)
 
 
@@ -76,7 +78,10 @@ def _one_scale(arguments: argparse.Namespace, console: Console) -> list[dict[str
     rows = results.rows()
     for table in tables(rows):
         console.print(table)
-    console.print(f"page: {write_page(rows, arguments.out / f'{scale.name}.html')}")
+    importance = Results(arguments.out / f"importance_{scale.name}.jsonl").rows()
+    for text in verdict(rows, importance):
+        console.print(f"- {text}")
+    console.print(f"page: {write_page(rows, arguments.out / f'{scale.name}.html', importance)}")
     return bars(rows)
 
 
@@ -107,7 +112,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after so many")
     parser.add_argument("--workers", type=int, default=1, help="trainings side by side (%(default)s)")
     parser.add_argument("--page", action="store_true", help="train nothing; make the page")
-    parser.add_argument("--overall", action="store_true", help="train nothing; one table of all the scales in OUT")
+    parser.add_argument("--overall", action="store_true", help="train nothing; a table and a page of all scales in OUT")
     parser.add_argument("--json", action="store_true", help="print the bars as one JSON object, last")
     arguments = parser.parse_args()
     if not (arguments.page or arguments.overall) and (arguments.data is None or not arguments.data.is_file()):

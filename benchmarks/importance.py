@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from anytime.data import Batch, Data, load
-from anytime.overall import mean_difference
+from anytime.importance_tables import interval, moves_table, ranks_table
 from anytime.runs import RIVALS_BY_NAME
 from anytime.study import BASELINE, SCALES, Scale
 from anytime.summary import shown
@@ -35,7 +35,6 @@ from anytime.training import Length, train
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from tips_nni.core import CostTable, PathGraph, PathImportancePolicy, SubnetConfig, make_policy, rank_correlation
 from tips_nni.core._unlocks import Unlocks
@@ -90,10 +89,10 @@ def main() -> None:
     for seed in left:
         results.add(_measured(scale, arguments.data, arguments.share, arguments.rate, seed))
     rows = _of_length(results, arguments.share)
-    console.print(_table(rows))
-    console.print(_moves(rows))
+    console.print(ranks_table(rows))
+    console.print(moves_table(rows))
     bar: dict[str, Any] = {"name": "rank correlation of topological worth with measured benefit", "bar": "> 0"}
-    mean, half = _mean([row["worth"]["topology"] for row in rows])
+    mean, half = interval([row["worth"]["topology"] for row in rows])
     bar |= {"value": mean, "holds": shown(mean, half)}
     if arguments.json:
         print(json.dumps({"bars": [bar]}))
@@ -229,40 +228,6 @@ def _estimate(supernet: Supernet, options: dict[str, Any], steps: Sequence[Step]
         policy.observe_losses(step.configs, step.losses)
     policy.refresh()
     return policy
-
-
-def _mean(values: list[float]) -> tuple[float, float]:
-    """Return (mean, half width of its 95% interval); an infinite one for a single value."""
-    return mean_difference([values]) if len(values) > 1 else (values[0], np.inf)
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """Return rank correlations by estimator, their mean over seeds and its interval."""
-    table = Table(title=f"rank correlation with the benefit of an option, {len(rows)} supernets")
-    table.add_column("estimator")
-    kinds = {"importance": "importance", "worth": "worth", "per_cost": "both per multiply-add"}
-    for title in kinds.values():
-        table.add_column(title, justify="right")
-    for name in dict.fromkeys(name for kind in kinds for name in rows[0][kind]):
-        cells = []
-        for kind in kinds:
-            values = [row[kind][name] for row in rows if name in row[kind]]
-            mean, half = _mean(values) if values else (np.nan, np.inf)
-            cells.append("–" if not values else f"{mean:+.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else ""))
-        table.add_row(name, *cells)
-    table.add_row("measured twice, halves", "", f"{np.mean([row['repeated'] for row in rows]):+.2f}", "")
-    return table
-
-
-def _moves(rows: list[dict[str, Any]]) -> Table:
-    """Return how much of the draws importance moves, by form and edge weight, the mean over seeds."""
-    table = Table(title="share of the draws that importance moves to other options")
-    table.add_column("form")
-    for weight in _EDGE_WEIGHTS:
-        table.add_column(weight, justify="right")
-    for form in FORMS:
-        table.add_row(form, *(f"{np.mean([row['moved'][form][w] for row in rows]):.1%}" for w in _EDGE_WEIGHTS))
-    return table
 
 
 def _parse() -> argparse.Namespace:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from anytime.importance_tables import moves_table, ranks_table
+from anytime.overall import overall_bars, overall_table, settings
 from anytime.study import REFERENCE
-from anytime.summary import OURS, bars, curve, inherited_correlation, label, of_kind, points, tables
+from anytime.summary import OURS, Row, bars, curve, inherited_correlation, label, of_kind, points, tables
+from anytime.verdict import verdict
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1.5rem;color:#1b1f24}"
@@ -23,8 +25,10 @@ _STYLE = (
     "font-weight:600;padding:.6rem 0}td,th{padding:.25rem .6rem;border-bottom:1px solid #dfe3e8;text-align:right}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}.scroll{overflow-x:auto}"
 )
-
-
+_HEAD = (
+    f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Anytime accuracy</title><style>{_STYLE}</style>"
+    "<h1>Anytime accuracy of sampling policies</h1>"
+)
 _COLOURS = matplotlib.color_sequences["tab20"]
 _METHOD = (
     "Every rival trains the same supernet from the same initial weights on the same order of images. A step's subnets "
@@ -38,10 +42,15 @@ _METHOD = (
 )
 
 
-def write_page(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Write the page and return its path."""
-    parts = [f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Anytime accuracy</title><style>{_STYLE}</style>"]
-    parts.append("<h1>Anytime accuracy of sampling policies</h1>")
+def write_page(rows: Sequence[Row], path: Path, importance: Sequence[Row] = ()) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        rows: of one scale.
+        path: of the page.
+        importance: rows of `benchmarks/importance.py` on the same scale.
+    """
+    parts = [_HEAD]
     if rows:
         first = rows[-1]
         versions = ", ".join(f"{name} {value}" for name, value in first["versions"].items())
@@ -53,12 +62,44 @@ def write_page(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         parts.append(_image(_curves(rows), "Front accuracy against training compute"))
     if compared:
         parts.append(_image(_fronts(compared), "Test accuracy at every budget"))
-    for item in bars(rows):
-        state = "holds" if item["holds"] else "does not hold"
-        parts.append(f"<p><b>{state}</b>: {escape(item['name'])}: {item['value']:.3g} (bar {escape(item['bar'])})</p>")
-    parts += [_table(table) for table in tables(rows)]
+    parts += _bars(bars(rows))
+    told = verdict(rows, importance)
+    if told:
+        parts.append("<h2>What this says</h2>")
+        parts += [f"<p>{escape(text)}</p>" for text in told]
+    shown = [*tables(rows), *([ranks_table(importance), moves_table(importance)] if importance else [])]
+    parts += [_table(table) for table in shown]
     if inherited_correlation(rows):
         parts.append(f"<p>Stand-alone subnets train as many steps as the {REFERENCE} sandwich.</p>")
+    return _write(parts, path)
+
+
+def write_overall_page(studies: Mapping[str, Sequence[Row]], path: Path) -> Path:
+    """Write one page about all scales, with what each says, and return its path.
+
+    Args:
+        studies: name of a scale -> its rows.
+        path: of the page; those of the scales are taken to lie beside it.
+    """
+    found = settings(studies)
+    parts = [_HEAD, *(f"<p>{text}</p>" for text in _METHOD), _table(overall_table(found)), *_bars(overall_bars(found))]
+    for scale, rows in studies.items():
+        told = verdict(rows)
+        if told:
+            parts.append(f"<h2><a href='{escape(scale)}.html'>{escape(scale)}</a></h2>")
+            parts += [f"<p>{escape(text)}</p>" for text in told]
+    return _write(parts, path)
+
+
+def _bars(found: Sequence[Row]) -> list[str]:
+    return [
+        f"<p><b>{'holds' if item['holds'] else 'does not hold'}</b>: {escape(item['name'])}: {item['value']:.3g} "
+        f"(bar {escape(item['bar'])})</p>"
+        for item in found
+    ]
+
+
+def _write(parts: Sequence[str], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text("\n".join(parts), encoding="utf-8")
@@ -66,7 +107,7 @@ def write_page(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     return path
 
 
-def _curves(rows: Sequence[dict[str, Any]]) -> Figure:
+def _curves(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.add_subplot()
     names = sorted(of_kind(rows, "compute"), key=lambda name: -curve(rows, name)[-1][1])
@@ -82,7 +123,7 @@ def _curves(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _fronts(compared: dict[str, dict[int, dict[str, Any]]]) -> Figure:
+def _fronts(compared: dict[str, dict[int, Row]]) -> Figure:
     """Accuracy less the reference's at every budget: where on the front a rival gains."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.add_subplot()

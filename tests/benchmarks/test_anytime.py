@@ -15,7 +15,7 @@ from anytime.data import Images, load
 from anytime.evaluation import Evaluator, front_accuracy
 from anytime.gradients import SharedGradients
 from anytime.overall import mean_difference, overall_bars, overall_table, settings
-from anytime.page import write_page
+from anytime.page import write_overall_page, write_page
 from anytime.policies import CheapOptions, CheapPolicy
 from anytime.runs import run_all
 from anytime.study import RIVALS, SCALES
@@ -181,6 +181,17 @@ def test_the_page_draws_a_curve_only_where_there_are_lengths(tmp_path: Path) -> 
     for text in ("tips_budget − us_nets, front, points", "equal training compute"):
         assert text in both
         assert text in one
+
+
+def test_one_page_tells_of_all_settings_and_leads_to_theirs(tmp_path: Path) -> None:
+    fronts = {"us_nets": 40.0, "spos": 50.0, "one_budgets": 52.0, "tips_budget": 53.0}
+    rows = [row(name, seed, value + 0.1 * seed) for name, value in fronts.items() for seed in range(2)]
+    page = write_overall_page({"cpu": rows, "cpu32": rows, "smoke": rows[:2]}, tmp_path / "all.html").read_text()
+    assert "cpu, 8" in page
+    assert page.count("path importance alone".capitalize()) == 2
+    assert "<a href='cpu32.html'>" in page
+    assert "smoke.html" not in page
+    assert "<b>holds</b>: tips_budget − us_nets, mean of 2 settings" in page
 
 
 def test_the_mean_over_settings_has_welchs_interval() -> None:
