@@ -22,6 +22,7 @@ RIVALS_OF_OURS = {rival.name for rival in RIVALS if rival.group == "main" and no
 PAIRS = (
     ("tips_sandwich", "us_nets"),
     ("tips_path_sandwich", "us_nets"),
+    ("sandwich_neutral", "us_nets"),
     ("tips_two", "two_random"),
     ("tips_path_two", "two_random"),
     ("tips_budget_two", "two_random"),
