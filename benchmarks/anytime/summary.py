@@ -280,7 +280,7 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for first, second in PAIRS:
         if first in found and second in found:
             compare(found, first, second, "path importance alone: {first} − {second}")
-    for name in (REFERENCE, strongest, best):
+    for name in dict.fromkeys((REFERENCE, strongest, best)):
         last_tenth = flatness(rows, name) * float(np.log2(1 / 0.9))
         if np.isfinite(last_tenth):
             add(f"last tenth of {name}'s compute, points", last_tenth, "< 0.3", last_tenth < 0.3)

@@ -74,10 +74,10 @@ def _whose_gain(fronts: dict[str, dict[int, float]], best: str, control: str, ga
     effect, half, number = difference(fronts[best], fronts[control])
     if not number:
         return []
+    share = f", {effect / gain:.0%} of the difference from {REFERENCE}; the rest is the schedule's" if gain > 0 else ""
+    sign = "above" if shown(effect, half) else "below" if shown(-effect, half) else "not shown to be above"
     told = [
-        f"Path importance alone, {best} − {control}, brings {said(effect, half)} points"
-        + (f", {effect / gain:.0%} of the difference from {REFERENCE}; the rest is the schedule's" if gain > 0 else "")
-        + ("." if shown(effect, half) else ". This is not shown to be above zero.")
+        f"Path importance alone, {best} − {control}, brings {said(effect, half)} points{share}. This is {sign} zero."
     ]
     seeds = sorted(set(fronts[best]) & set(fronts[control]))
     if number > 2:

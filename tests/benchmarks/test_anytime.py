@@ -119,6 +119,13 @@ def test_bars_hold_only_with_their_interval() -> None:
     assert not noisy["tips_budget − two_random, the best rival"]["holds"]
 
 
+def test_the_reference_as_the_best_rival_has_one_bar_of_flatness() -> None:
+    rows = rows_of([48.0, 48.1, 47.9], [50.0] * 3, [45.0] * 3)
+    names = [item["name"] for item in bars(rows)]
+    assert len(names) == len(set(names))
+    assert names[2].startswith("tips_budget − us_nets, the best rival")
+
+
 def test_shorter_trainings_have_their_own_best() -> None:
     rows = rows_of([55.0, 55.1, 54.9], [50.0] * 3, [54.0] * 3)
     rows += [row("spos", seed, 60.0, 0.5) for seed in range(3)]

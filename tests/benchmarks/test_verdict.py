@@ -59,6 +59,7 @@ def test_a_defeat_is_called_one() -> None:
     assert "It is behind us_nets: -2.07 ±" in told[0]
     # The same subnets a step with uniform draws are the reference itself; nothing was measured of this form.
     assert "tips_sandwich − us_nets, brings -2.07 ±" in told[1]
+    assert told[1].endswith("This is below zero.")
     assert "the schedule" not in told[1]
     assert not any("of the draws" in text or "best rival" in text for text in told)
 
