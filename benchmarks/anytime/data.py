@@ -106,7 +106,7 @@ def prepare(arrays: Mapping[str, np.ndarray], scale: Scale, device: torch.device
     if last > len(order):
         raise ValueError(
             f"{validation} validation and {scale.images} training images are wanted, and the data have {len(order)}; "
-            f"choose another scale or other data"
+            "choose another scale or other data"
         )
     held, rest = (torch.from_numpy(part) for part in (order[:validation], order[validation:last]))
     mean, std = (f(x["train"][rest]) for f in (lambda t: t.mean((0, 2, 3)), lambda t: t.std((0, 2, 3))))

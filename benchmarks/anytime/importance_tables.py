@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from anytime.overall import mean_difference
+from anytime.summary import Row
 
-Row = dict[str, Any]
 _KINDS = {"importance": "importance", "worth": "worth", "per_cost": "both per multiply-add"}
 
 

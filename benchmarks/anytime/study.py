@@ -195,16 +195,8 @@ RIVALS = (
     _ablation(_SANDWICH, "sandwich_lambda_low", "marginal, sandwich, λ = 0.01", **{"lambda": 0.01}),
     _ablation(_SANDWICH, "sandwich_lambda_high", "marginal, sandwich, λ = 100", **{"lambda": 100.0}),
     _ablation(_SANDWICH, "sandwich_cool", "marginal, sandwich, temperature 0.5", temperature=0.5),
-    _ablation(_SANDWICH, "sandwich_budget", "budgets, sandwich", form="budget", coupling="shared", thrift=1.0),
-    _ablation(
-        _SANDWICH,
-        "sandwich_growth",
-        "growth by gradients, sandwich",
-        form="growth",
-        edge_weight="gradient",
-        coupling="shared",
-        thrift=1.0,
-    ),
+    _ablation(_SANDWICH, "sandwich_budget", "budgets, sandwich", **_BUDGET.options),
+    _ablation(_SANDWICH, "sandwich_growth", "growth by gradients, sandwich", **_GROWTH.options),
 )
 
 

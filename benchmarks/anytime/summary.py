@@ -229,6 +229,11 @@ def flatness(rows: Sequence[Row], rival: str = REFERENCE) -> float:
     return (y1 - y0) / float(np.log2(x1 / x0))
 
 
+def last_tenth(rows: Sequence[Row], rival: str) -> float:
+    """Return how many points the last tenth of a rival's compute brought; NaN for one length. Flat is under 0.3."""
+    return flatness(rows, rival) * float(np.log2(1 / 0.9))
+
+
 def best_two(found: dict[str, dict[int, Row]]) -> tuple[str, str] | None:
     """Return the form of TIPS and the rival of the highest validation accuracy; None where one is missing.
 
@@ -281,9 +286,9 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if first in found and second in found:
             compare(found, first, second, "path importance alone: {first} − {second}")
     for name in dict.fromkeys((REFERENCE, strongest, best)):
-        last_tenth = flatness(rows, name) * float(np.log2(1 / 0.9))
-        if np.isfinite(last_tenth):
-            add(f"last tenth of {name}'s compute, points", last_tenth, "< 0.3", last_tenth < 0.3)
+        brought = last_tenth(rows, name)
+        if np.isfinite(brought):
+            add(f"last tenth of {name}'s compute, points", brought, "< 0.3", brought < 0.3)
     for share in sorted({row["share"] for row in rows if row["kind"] == "compute"} - {longest(rows)}, reverse=True):
         shorter = of_kind(rows, "compute", share)
         pair = best_two(shorter)

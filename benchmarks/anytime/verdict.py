@@ -11,7 +11,7 @@ from scipy import stats
 
 from anytime.importance_tables import moved
 from anytime.study import REFERENCE, RIVALS
-from anytime.summary import PAIRS, Row, best_two, difference, flatness, of_kind, points, said, shown
+from anytime.summary import PAIRS, Row, best_two, difference, last_tenth, of_kind, points, said, shown
 
 _RIVALS = {rival.name: rival for rival in RIVALS}
 
@@ -42,7 +42,7 @@ def verdict(rows: Sequence[Row], importance: Sequence[Row] = ()) -> list[str]:
         f"{dearest - cheapest:+.1f} points are what all its larger options together bring."
     )
     told += _why(_RIVALS[best].options, importance)
-    last = {name: flatness(rows, name) * math.log2(1 / 0.9) for name in dict.fromkeys((REFERENCE, strongest, best))}
+    last = {name: last_tenth(rows, name) for name in dict.fromkeys((REFERENCE, strongest, best))}
     known = {name: value for name, value in last.items() if math.isfinite(value)}
     if known:
         flat = all(value < 0.3 for value in known.values())
