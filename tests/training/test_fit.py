@@ -41,7 +41,7 @@ def equal(one: Supernet, other: Supernet) -> bool:
 def test_what_a_training_leaves(fit: Fit, make_supernet: Callable[..., Supernet], tmp_path: Path) -> None:
     supernet = make_supernet()
     start = {name: p.clone() for name, p in supernet.named_parameters()}
-    summary = fit(supernet, epochs=2)
+    summary = fit(supernet, epochs=2, lr=0.01)  # at the other tests' 0.05 the loss of so few steps may rise
     assert (summary.epochs, summary.steps) == (2, 8)
     assert not supernet.training
     assert all(not torch.equal(start[name], p) for name, p in supernet.named_parameters())
