@@ -25,7 +25,7 @@ from anytime.overall import overall_bars, overall_table, settings
 from anytime.page import write_overall_page, write_page
 from anytime.runs import RIVALS_BY_NAME, Row, run_all
 from anytime.study import SCALES
-from anytime.summary import bars, tables
+from anytime.summary import bar_text, bars, tables
 from anytime.tasks import Results, tasks
 from anytime.verdict import verdict
 from rich.console import Console
@@ -38,7 +38,7 @@ def main() -> None:
     console = Console(width=120, highlight=False)
     found = _overall(arguments.out, console) if arguments.overall else _one_scale(arguments, console)
     for item in found:
-        console.print(f"{'holds' if item['holds'] else 'FAILS'}  {item['name']}: {item['value']:.3g} ({item['bar']})")
+        console.print(f"{'holds' if item['holds'] else 'FAILS'}  {bar_text(item)}")
     if arguments.json:
         # JSON has no NaN, which stands for "never reached".
         print(json.dumps({"bars": [{**b, "value": b["value"] if math.isfinite(b["value"]) else None} for b in found]}))
@@ -52,7 +52,8 @@ def _overall(out: Path, console: Console) -> list[dict[str, Any]]:
         console.print(f"no scale in {out} has two seeds of all that are compared; train some first")
         return []
     console.print(overall_table(found))
-    console.print(f"page: {write_overall_page(studies, out / 'overall.html')}")
+    importance = {scale: Results(out / f"importance_{scale}.jsonl").rows() for scale in studies}
+    console.print(f"page: {write_overall_page(studies, out / 'overall.html', importance)}")
     return overall_bars(found)
 
 

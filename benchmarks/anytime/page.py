@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from rich.table import Table
 from anytime.importance_tables import moves_table, ranks_table
 from anytime.overall import overall_bars, overall_table, settings
 from anytime.study import REFERENCE
-from anytime.summary import OURS, Row, bars, curve, inherited_correlation, label, of_kind, points, tables
+from anytime.summary import OURS, Row, bar_text, bars, curve, inherited_correlation, label, of_kind, points, tables
 from anytime.verdict import verdict
 
 _STYLE = (
@@ -74,17 +75,20 @@ def write_page(rows: Sequence[Row], path: Path, importance: Sequence[Row] = ()) 
     return _write(parts, path)
 
 
-def write_overall_page(studies: Mapping[str, Sequence[Row]], path: Path) -> Path:
+def write_overall_page(
+    studies: Mapping[str, Sequence[Row]], path: Path, importance: Mapping[str, Sequence[Row]] = MappingProxyType({})
+) -> Path:
     """Write one page about all scales, with what each says, and return its path.
 
     Args:
         studies: name of a scale -> its rows.
         path: of the page; those of the scales are taken to lie beside it.
+        importance: name of a scale -> its rows of `benchmarks/importance.py`; scales may be missing.
     """
     found = settings(studies)
     parts = [_HEAD, *(f"<p>{text}</p>" for text in _METHOD), _table(overall_table(found)), *_bars(overall_bars(found))]
     for scale, rows in studies.items():
-        told = verdict(rows)
+        told = verdict(rows, importance.get(scale, ()))
         if told:
             parts.append(f"<h2><a href='{escape(scale)}.html'>{escape(scale)}</a></h2>")
             parts += [f"<p>{escape(text)}</p>" for text in told]
@@ -93,9 +97,7 @@ def write_overall_page(studies: Mapping[str, Sequence[Row]], path: Path) -> Path
 
 def _bars(found: Sequence[Row]) -> list[str]:
     return [
-        f"<p><b>{'holds' if item['holds'] else 'does not hold'}</b>: {escape(item['name'])}: {item['value']:.3g} "
-        f"(bar {escape(item['bar'])})</p>"
-        for item in found
+        f"<p><b>{'holds' if item['holds'] else 'does not hold'}</b>: {escape(bar_text(item))}</p>" for item in found
     ]
 
 
@@ -115,7 +117,10 @@ def _curves(rows: Sequence[Row]) -> Figure:
         x, y = zip(*curve(rows, name), strict=True)
         ours = name in OURS
         axes.plot(x, y, "o-" if ours else "s--", color=_COLOURS[i % 20], lw=2 if ours else 1.2, ms=5, label=label(name))
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
+    lengths = sorted({float(f"{compute:.2g}") for name in names for compute, _ in curve(rows, name)})
+    axes.set_xticks(lengths, [f"{compute:g}" for compute in lengths])
+    axes.minorticks_off()
     axes.set_xlabel("training compute, 10¹² multiply-adds")
     axes.set_ylabel("front accuracy on test images, %")
     axes.grid(True, alpha=0.3)

@@ -29,6 +29,7 @@ class Rival:
         random: subnets that the policy draws for a step.
         distill: the others learn from the largest subnet's output.
         divergence: of distillation, ``kl`` or ``alpha``.
+        single_first: the first share of the training, 0 to 1: there a step trains one drawn subnet, from the labels.
         group: ``main`` for the comparison, ``control`` for what is no method but isolates a part of one, ``ablation``
             for options of TIPS.
         tuned_as: the rival whose tuned learning rate it takes; its own where empty.
@@ -43,6 +44,7 @@ class Rival:
     random: int = 2
     distill: bool = True
     divergence: str = "kl"
+    single_first: float = 0.0
     group: str = "main"
     tuned_as: str = ""
 
@@ -70,7 +72,8 @@ class Rival:
     @property
     def step(self) -> str:
         """The subnets of one step: M the largest, m the smallest, r a drawn one."""
-        return " ".join(["M"] * self.largest + ["m"] * self.smallest + ["r"] * self.random)
+        step = " ".join(["M"] * self.largest + ["m"] * self.smallest + ["r"] * self.random)
+        return f"r, from {self.single_first:.0%} on {step}" if self.single_first else step
 
 
 #: These tune their own learning rate; the others take the one of the same step: the sandwich's or two_random's.
@@ -125,6 +128,9 @@ _GROWTH = _tips(
 #: With all importances equal what is left of TIPS by budgets is its schedule.
 _EQUAL: dict[str, Any] = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
 
+#: The share of the compute after which one drawn subnet a step gives way to the sandwich, where it does.
+_SWITCH = 0.5
+
 RIVALS = (
     Rival("us_nets", "US-Nets: sandwich, a width per layer"),
     _sandwich("us_nets_global", "US-Nets: sandwich, one global width", "global_width"),
@@ -151,6 +157,20 @@ RIVALS = (
         random=1,
         **{**_EQUAL, "form": "growth"},
     ),
+    replace(
+        _sandwich("spos_us_nets", "control: one random subnet, then the sandwich", single_first=_SWITCH),
+        group="control",
+    ),
+    replace(
+        _sandwich(
+            "budgets_sandwich",
+            "control: budgets, nothing learnt, one subnet, then the sandwich",
+            "path_importance",
+            _EQUAL,
+            single_first=_SWITCH,
+        ),
+        group="control",
+    ),
     _control("two_budgets", "control: budgets, nothing learnt, two subnets", "path_importance", **_EQUAL),
     _SANDWICH,
     _sandwich("tips_path_sandwich", "TIPS: paths, sandwich", "path_importance", {"form": "path"}),
@@ -168,6 +188,13 @@ RIVALS = (
     ),
     _BUDGET,
     _GROWTH,
+    _sandwich(
+        "tips_budget_sandwich",
+        "TIPS: budgets, one drawn subnet, then the sandwich",
+        "path_importance",
+        _BUDGET.options,
+        single_first=_SWITCH,
+    ),
     _ablation(_SANDWICH, "sandwich_neutral", "marginal, sandwich, compute-neutral", compute_neutral=True),
     _ablation(_BUDGET, "budget_neutral", "budgets, compute-neutral", compute_neutral=True),
     _ablation(_BUDGET, "budget_calm", "budgets, no jitter", jitter=0.0),

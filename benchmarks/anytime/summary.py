@@ -298,6 +298,12 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return result
 
 
+def bar_text(bar: Row) -> str:
+    """Return a bar for people: what was measured, the value, and what is asked of it."""
+    value = f"{bar['value']:.3g}" if np.isfinite(bar["value"]) else "never reached"
+    return f"{bar['name']}: {value} (bar {bar['bar']})"
+
+
 def label(name: str) -> str:
     """Return a rival's label."""
     return _LABELS.get(name, name)

@@ -75,14 +75,15 @@ def train(scale: Scale, data: Data, rival: Rival, rate: float, seed: int, length
     while (progress := length.progress(spent, step)) < 1:
         start = time.perf_counter()
         _set_rate(optimizer, rate, progress)
-        configs = [*fixed, *policy.sample(rng, rival.random)]
+        single = progress < rival.single_first
+        configs = policy.sample(rng, 1) if single else [*fixed, *policy.sample(rng, rival.random)]
         policy.observe(configs)
         images, labels = next(batches)
         gradients.zero()
         each = _accumulate(gradients, rival, configs, images, labels)
         losses.append(each.mean())
         if policy.wants_losses:
-            alike = rival.sampling.alike(configs, space.largest)
+            alike = [0] if single else rival.sampling.alike(configs, space.largest)
             policy.observe_losses([configs[i] for i in alike], each[alike].tolist())
         if policy.wants_gradients:
             policy.observe_gradients(gradient_norms(supernet))

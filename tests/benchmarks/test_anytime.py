@@ -20,6 +20,7 @@ from anytime.policies import CheapOptions, CheapPolicy
 from anytime.runs import run_all
 from anytime.study import RIVALS, SCALES
 from anytime.summary import (
+    bar_text,
     bars,
     compute_to_reach,
     curve,
@@ -32,7 +33,7 @@ from anytime.summary import (
     points,
 )
 from anytime.tasks import Results, tasks
-from anytime.training import Length, train
+from anytime.training import Length, Trained, train
 from scipy import stats
 
 from tips_nni.core import CostTable
@@ -119,6 +120,15 @@ def test_bars_hold_only_with_their_interval() -> None:
     assert not noisy["tips_budget − two_random, the best rival"]["holds"]
 
 
+def test_a_bar_never_reached_is_told_as_that() -> None:
+    behind = rows_of([48.0, 48.1, 47.9], [50.0] * 3, [45.0] * 3)
+    by_name = {item["name"].split(" (")[0]: item for item in bars(behind)}
+    reach = by_name["compute of tips_budget to reach us_nets's front / its compute"]
+    assert not reach["holds"]
+    assert bar_text(reach).endswith("its compute: never reached (bar <= 0.7)")
+    assert bar_text(by_name["tips_budget − us_nets, front, points"]).endswith("): -2 (bar >= 2)")
+
+
 def test_the_reference_as_the_best_rival_has_one_bar_of_flatness() -> None:
     rows = rows_of([48.0, 48.1, 47.9], [50.0] * 3, [45.0] * 3)
     names = [item["name"] for item in bars(rows)]
@@ -199,6 +209,10 @@ def test_one_page_tells_of_all_settings_and_leads_to_theirs(tmp_path: Path) -> N
     assert "<a href='cpu32.html'>" in page
     assert "smoke.html" not in page
     assert "<b>holds</b>: tips_budget − us_nets, mean of 2 settings" in page
+    assert "of the draws of form budget" not in page
+    measured = [{"worth": {"topology": 0.1}, "repeated": 0.3, "moved": {"budget": {"topology": 0.004}}}]
+    page = write_overall_page({"cpu": rows, "cpu32": rows}, tmp_path / "all.html", {"cpu32": measured}).read_text()
+    assert page.count("moves 0.4% of the draws of form budget") == 1
 
 
 def test_the_mean_over_settings_has_welchs_interval() -> None:
@@ -351,6 +365,22 @@ def test_a_training_spends_what_it_was_given(npz: Path, name: str) -> None:
     assert found["validation"]["mflops"] == sorted(found["validation"]["mflops"])
     assert 0 <= front_accuracy(found) <= 1
     assert "test" not in Evaluator(scale, data, trained.supernet).measure(trained.supernet, 0, test=False)
+
+
+def test_drawn_subnets_first_then_the_sandwich(npz: Path) -> None:
+    scale = SCALES["smoke"]
+    data = load(npz, scale, torch.device("cpu"))
+
+    def trained(name: str, **options: Any) -> Trained:
+        return train(scale, data, replace(_RIVALS[name], **options), 0.1, 0, Length(steps=4))
+
+    only_single = trained("us_nets", single_first=1.0)
+    spos = trained("spos")
+    for name, tensor in only_single.supernet.state_dict().items():
+        assert torch.equal(tensor, spos.supernet.state_dict()[name]), name
+    half = trained("us_nets", single_first=0.5)
+    assert spos.compute < half.compute < trained("us_nets").compute
+    assert replace(_RIVALS["us_nets"], single_first=0.5).step == "r, from 50% on M m r r"
 
 
 @pytest.mark.parametrize("whole", [False, True])
