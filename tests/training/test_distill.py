@@ -39,12 +39,21 @@ def test_alpha_takes_the_larger_divergence_of_each_image() -> None:
     torch.testing.assert_close(gradient(distillation_loss(logits, p, "alpha"), logits), expected)
 
 
-def test_alpha_stays_finite_and_bounded_for_a_certain_teacher() -> None:
-    logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], requires_grad=True)
-    teacher = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+def test_alpha_limits_what_an_overestimate_weighs() -> None:
+    logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)  # q = 1/2, 1/2
+    teacher = torch.tensor([[1 - 1e-6, 1e-6]], dtype=torch.float64)
+    # Ratios q/p are 1/2 and, instead of half a million, 5: D = (1/4 + 5/2 - 1) / 2, more than the KL of log 2.
     found = gradient(distillation_loss(logits, teacher, "alpha"), logits)
-    assert torch.isfinite(found).all()
-    assert float(found.abs().max()) <= 5.0
+    expected = torch.tensor([[0.25 - 2.75 / 2, 2.5 - 2.75 / 2]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_alpha_learns_from_a_certain_teacher_as_kl_does() -> None:
+    logits = torch.tensor([[40.0, -40.0], [3.0, -3.0], [-40.0, 40.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    found = gradient(distillation_loss(logits, teacher, "alpha"), logits)
+    torch.testing.assert_close(found, gradient(distillation_loss(logits, teacher), logits))
+    assert float(found[1, 1]) == pytest.approx(-1 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize("divergence", ["kl", "alpha"])

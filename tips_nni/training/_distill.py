@@ -9,8 +9,7 @@ from torch import Tensor
 
 Divergence = Literal["kl", "alpha"]
 
-# Of AlphaNet: α_, α₊ and β of its section on ImageNet.
-_ALPHAS = (-1.0, 1.0)
+# Of AlphaNet: β of its section on ImageNet, for α₋ = −1; α₊ is 1.
 _LARGEST_RATIO = 5.0
 
 
@@ -29,22 +28,17 @@ def distillation_loss(logits: Tensor, teacher: Tensor, divergence: Divergence = 
 
 
 def _adaptive_alpha(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return the adaptive α-divergence of AlphaNet (Wang et al. 2021), our reading.
+    """Return the adaptive α-divergence of AlphaNet (Wang et al. 2021).
 
     With q the subnet's softmax, D_α(p ‖ q) = (Σ q (p/q)^α − 1) / (α (α − 1)), and its gradient is −1/α of the mean
     under q of (p/q)^α ∇log q. Every image takes the larger of D₋₁, which punishes what the subnet overestimates, and
-    D₁ = KL(p ‖ q), which punishes what it underestimates. The ratios (p/q)^α in the gradient are at most β = 5.
+    D₁ = KL(p ‖ q), which punishes what it underestimates. As in the authors' code the ratios (p/q)⁻¹ are at most
+    β = 5, in D₋₁ itself, at most (β − 1) / 2 so, and in its gradient; those of D₁ have no limit.
     """
     log_q = F.log_softmax(logits, dim=1)
-    q = log_q.detach().exp()
     log_ratio = teacher.clamp_min(1e-12).log() - log_q.detach()
-    values, losses = [], []
-    for alpha in _ALPHAS:
-        ratio = (alpha * log_ratio).clamp_max(60.0).exp()
-        if alpha == 1.0:
-            values.append((teacher * log_ratio).sum(dim=1))
-        else:
-            values.append(((q * ratio).sum(dim=1) - 1) / (alpha * (alpha - 1)))
-        losses.append(-(q * ratio.clamp_max(_LARGEST_RATIO) * log_q).sum(dim=1) / alpha)
-    over, under = losses
-    return over.where(values[0] > values[1], under).mean()
+    weights = log_q.detach().exp() * (-log_ratio).exp().clamp_max(_LARGEST_RATIO)
+    overestimates = (weights.sum(dim=1) - 1) / 2
+    underestimates = (teacher * log_ratio).sum(dim=1)
+    over, under = (weights * log_q).sum(dim=1), -(teacher * log_q).sum(dim=1)
+    return over.where(overestimates > underestimates, under).mean()
