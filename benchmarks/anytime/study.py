@@ -116,6 +116,7 @@ REFERENCE = "us_nets"
 BASELINE, DEFAULT, SCHEDULE = "spos", "tips_budget", "one_budgets"
 
 _SANDWICH = _sandwich("tips_sandwich", "TIPS: marginal, sandwich", "path_importance")
+_PATH_SANDWICH = _sandwich("tips_path_sandwich", "TIPS: paths, sandwich", "path_importance", {"form": "path"})
 _BUDGET = _tips("tips_budget", "budgets, one drawn subnet", form="budget", coupling="shared", thrift=1.0)
 _GROWTH = _tips(
     "tips_growth",
@@ -173,7 +174,7 @@ RIVALS = (
     ),
     _control("two_budgets", "control: budgets, nothing learnt, two subnets", "path_importance", **_EQUAL),
     _SANDWICH,
-    _sandwich("tips_path_sandwich", "TIPS: paths, sandwich", "path_importance", {"form": "path"}),
+    _PATH_SANDWICH,
     _tips("tips_two", "marginal, two drawn subnets", random=2),
     _tips("tips_path_two", "paths, two drawn subnets", random=2, form="path"),
     _tips("tips_budget_two", "budgets, two drawn subnets", random=2, form="budget", coupling="shared", thrift=1.0),
@@ -196,6 +197,7 @@ RIVALS = (
         single_first=_SWITCH,
     ),
     _ablation(_SANDWICH, "sandwich_neutral", "marginal, sandwich, compute-neutral", compute_neutral=True),
+    _ablation(_PATH_SANDWICH, "path_neutral", "paths, sandwich, compute-neutral", compute_neutral=True),
     _ablation(_BUDGET, "budget_neutral", "budgets, compute-neutral", compute_neutral=True),
     _ablation(_BUDGET, "budget_calm", "budgets, no jitter", jitter=0.0),
     _ablation(_BUDGET, "budget_lively", "budgets, jitter 0.4", jitter=0.4),

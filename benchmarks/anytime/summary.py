@@ -23,6 +23,7 @@ PAIRS = (
     ("tips_sandwich", "us_nets"),
     ("tips_path_sandwich", "us_nets"),
     ("sandwich_neutral", "us_nets"),
+    ("path_neutral", "us_nets"),
     ("tips_two", "two_random"),
     ("tips_path_two", "two_random"),
     ("tips_budget_two", "two_random"),
