@@ -13,7 +13,8 @@ import numpy as np
 import timm
 import torch
 from anytime.data import Data, prepare
-from anytime.study import Rival, Scale, resnet_space
+from anytime.rivals import Rival
+from anytime.scales import Scale, resnet_space
 from anytime.training import Length, train
 from numpy.typing import NDArray
 from safetensors import safe_open

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anytime.study import Scale
+from anytime.scales import Scale
 
 Batch = tuple[Tensor, Tensor]
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from anytime.data import Data
-from anytime.study import Scale
+from anytime.scales import Scale
 from tips_nni.core import CostTable, SearchSettings, SubnetConfig, search_front
 from tips_nni.elastic import Supernet
 from tips_nni.latency import latency_model

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 from scipy import stats
 
-from anytime.study import BASELINE, DEFAULT, REFERENCE, SCHEDULE
+from anytime.rivals import BASELINE, DEFAULT, REFERENCE, SCHEDULE
 from anytime.summary import Row, difference, of_kind, points, said, shown
 
 #: What the default strategy is compared with, and the least that is asked of the difference.

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from anytime.importance_tables import moves_table, ranks_table
 from anytime.overall import overall_bars, overall_table, settings
-from anytime.study import REFERENCE
+from anytime.rivals import REFERENCE
 from anytime.summary import OURS, Row, bar_text, bars, curve, inherited_correlation, label, of_kind, points, tables
 from anytime.verdict import verdict
 

@@ -20,7 +20,8 @@ import torch
 
 from anytime.data import Data, load
 from anytime.evaluation import Evaluator
-from anytime.study import RIVALS, SCALES, Scale
+from anytime.rivals import RIVALS
+from anytime.scales import SCALES, Scale
 from anytime.tasks import Results, Task
 from anytime.training import Length, train, train_alone
 from tips_nni import __version__

@@ -11,7 +11,7 @@ from rich.table import Table
 from scipy import stats
 
 from anytime.evaluation import front_accuracy
-from anytime.study import REFERENCE, RIVALS
+from anytime.rivals import REFERENCE, RIVALS
 
 Row = dict[str, Any]
 _LABELS = {rival.name: rival.label for rival in RIVALS}

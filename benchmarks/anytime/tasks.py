@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anytime.evaluation import front_accuracy
-from anytime.study import REFERENCE, RIVALS, Scale
+from anytime.rivals import REFERENCE, RIVALS
+from anytime.scales import Scale
 
 TUNING_SEED = 1000
 #: Rival -> the one whose tuned learning rate it takes.

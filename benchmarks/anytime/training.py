@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from anytime.data import Data
 from anytime.gradients import SharedGradients
-from anytime.study import Rival, Scale
+from anytime.rivals import Rival
+from anytime.scales import Scale
 from tips_nni.core import CostTable, SubnetConfig
 from tips_nni.elastic import Supernet
 from tips_nni.training import distillation_loss, gradient_norms

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from anytime.importance_tables import moved
-from anytime.study import REFERENCE, RIVALS
+from anytime.rivals import REFERENCE, RIVALS
 from anytime.summary import PAIRS, Row, best_two, difference, last_tenth, of_kind, points, said, shown
 
 _RIVALS = {rival.name: rival for rival in RIVALS}

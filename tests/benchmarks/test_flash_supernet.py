@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from anytime.data import load
-from anytime.study import SCALES
+from anytime.scales import SCALES
 from flash_supernet import Measured, scale_of, trained
 
 _FOLDER = Path(__file__).parents[2] / "benchmarks"
