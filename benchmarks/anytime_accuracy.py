@@ -35,7 +35,7 @@ _GROUPS = ("main", "control", "ablation", "alone")
 
 def main() -> None:
     arguments = _parse()
-    console = Console(width=120, highlight=False)
+    console = Console(width=160, highlight=False)
     found = _overall(arguments.out, console) if arguments.overall else _one_scale(arguments, console)
     for item in found:
         console.print(f"{'holds' if item['holds'] else 'FAILS'}  {bar_text(item)}")

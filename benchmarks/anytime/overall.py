@@ -10,7 +10,7 @@ from rich.table import Table
 from scipy import stats
 
 from anytime.rivals import BASELINE, DEFAULT, REFERENCE, SCHEDULE
-from anytime.summary import Row, difference, of_kind, points, said, shown
+from anytime.summary import Row, difference, lengths, of_kind, points, said, shown
 
 #: What the default strategy is compared with, and the least that is asked of the difference.
 AGAINST = {REFERENCE: 2.0, BASELINE: 0.0, SCHEDULE: 0.0}
@@ -25,7 +25,7 @@ def settings(studies: Mapping[str, Sequence[Row]]) -> dict[str, Setting]:
     """
     found: dict[str, Setting] = {}
     for scale, rows in studies.items():
-        for share in sorted({row["share"] for row in rows if row["kind"] == "compute"}):
+        for share in reversed(lengths(rows)):
             trained = of_kind(rows, "compute", share)
             fronts = {name: points(trained.get(name, {})) for name in (*AGAINST, DEFAULT)}
             if all(difference(fronts[DEFAULT], fronts[name])[2] >= 2 for name in AGAINST):

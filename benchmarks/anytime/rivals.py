@@ -29,6 +29,7 @@ class Rival:
         group: ``main`` for the comparison, ``control`` for what is no method but isolates a part of one, ``ablation``
             for options of TIPS.
         tuned_as: the rival whose tuned learning rate it takes; its own where empty.
+        ablates: the rival that it is but for some options, where it is an ablation.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Rival:
     single_first: float = 0.0
     group: str = "main"
     tuned_as: str = ""
+    ablates: str = ""
 
     @property
     def ours(self) -> bool:
@@ -103,7 +105,8 @@ def _tips(name: str, label: str, random: int = 1, **options: Any) -> Rival:
 
 def _ablation(of: Rival, name: str, label: str, **options: Any) -> Rival:
     """A rival with other options, at its learning rate."""
-    return replace(of, name=name, label=label, options={**of.options, **options}, group="ablation", tuned_as=of.rate_of)
+    options = {**of.options, **options}
+    return replace(of, name=name, label=label, options=options, group="ablation", tuned_as=of.rate_of, ablates=of.name)
 
 
 #: What the others are compared with.

@@ -14,8 +14,7 @@ from anytime.evaluation import front_accuracy
 from anytime.rivals import REFERENCE, RIVALS
 
 Row = dict[str, Any]
-_LABELS = {rival.name: rival.label for rival in RIVALS}
-_STEPS = {rival.name: rival.step for rival in RIVALS}
+_RIVALS = {rival.name: rival for rival in RIVALS}
 OURS = {rival.name for rival in RIVALS if rival.ours}
 RIVALS_OF_OURS = {rival.name for rival in RIVALS if rival.group == "main" and not rival.ours}
 #: Same subnets a step, path importance against uniform, and against TIPS with all importances equal.
@@ -51,9 +50,14 @@ LADDER = (
 )
 
 
+def lengths(rows: Sequence[Row]) -> list[float]:
+    """Return the lengths of trainings at equal compute, as shares, the longest first."""
+    return sorted({row["share"] for row in rows if row["kind"] == "compute"}, reverse=True)
+
+
 def longest(rows: Sequence[Row]) -> float:
     """Return the share of the longest trainings at equal compute; 1 where there are none."""
-    return max((row["share"] for row in rows if row["kind"] == "compute"), default=1.0)
+    return max(lengths(rows), default=1.0)
 
 
 def of_kind(rows: Sequence[Row], kind: str, share: float | None = None) -> dict[str, dict[int, Row]]:
@@ -126,52 +130,16 @@ def compute_to_reach(rows: Sequence[Row], rival: str, goal: float) -> float:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Return a table for each protocol, best first, at the longest trainings, and one of inherited accuracy."""
-    made = []
-    for kind, title in (("compute", "equal training compute"), ("steps", "equal steps")):
-        found = of_kind(rows, kind)
-        if not found:
-            continue
-        table = Table(title=f"{title}: accuracy in %, mean over seeds; ± is a 95% interval of the paired difference")
-        for column in (
-            "rival",
-            "a step",
-            "rate",
-            "seeds",
-            "steps",
-            "TMACs",
-            "front",
-            "− us_nets",
-            "by latency",
-            "panel",
-            "hypervolume",
-            "train s",
-            "refresh",
-        ):
-            table.add_column(column, justify="left" if column in ("rival", "a step") else "right")
-        reference = points(found.get(REFERENCE, {}))
-        for name in sorted(found, key=lambda n: -float(np.mean(list(points(found[n]).values())))):
-            own = list(found[name].values())
-            mean, half, number = difference(points(found[name]), reference)
-            refresh = sum(row["refresh_seconds"] for row in own) / sum(row["train_seconds"] for row in own)
-            table.add_row(
-                name,
-                _STEPS[name],
-                f"{own[0]['rate']:g}",
-                str(len(own)),
-                f"{np.mean([row['steps'] for row in own]):,.0f}",
-                f"{np.mean([row['compute'] for row in own]):.3g}",
-                *(f"{np.mean(list(points(found[name]).values())):.2f}",),
-                "–" if name == REFERENCE or not number else said(mean, half),
-                *(
-                    f"{np.mean(list(points(found[name], m).values())):.2f}"
-                    for m in ("latency_ms", "panel", "hypervolume")
-                ),
-                f"{np.mean([row['train_seconds'] for row in own]):.0f}",
-                f"{refresh:.2%}",
-            )
-        made.append(table)
-    made += [table for table in [ladder(rows)] if table is not None]
+    """Return tables, best first: of equal compute by length, the longest first, of equal steps, and what explains."""
+    compared = [(of_kind(rows, "compute", share), share) for share in lengths(rows)]
+    made = [
+        _protocol(found, f"equal training compute, {'the longest trainings' if i == 0 else f'{share:g} of it'}")
+        for i, (found, share) in enumerate(compared)
+        if i == 0 or len(found) > 1
+    ]
+    steps = of_kind(rows, "steps")
+    made += [_protocol(steps, "equal steps")] if steps else []
+    made += [table for table in (ladder(rows), ablations(rows)) if table is not None]
     inherited = inherited_correlation(rows)
     if inherited:
         table = Table(title="inherited accuracy of panel subnets against training them alone: rank correlation")
@@ -181,6 +149,73 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             table.add_row(name, f"{value:.2f}")
         made.append(table)
     return made
+
+
+def _protocol(found: dict[str, dict[int, Row]], title: str) -> Table:
+    """Return the rivals of one protocol and length, best first."""
+    table = Table(title=f"{title}: accuracy in %, mean over seeds; ± is a 95% interval of the paired difference")
+    for column in (
+        "rival",
+        "a step",
+        "rate",
+        "seeds",
+        "steps",
+        "TMACs",
+        "front",
+        "− us_nets",
+        "by latency",
+        "panel",
+        "hypervolume",
+        "train s",
+        "refresh",
+    ):
+        table.add_column(column, justify="left" if column in ("rival", "a step") else "right", no_wrap=True)
+    reference = points(found.get(REFERENCE, {}))
+    for name in sorted(found, key=lambda n: -float(np.mean(list(points(found[n]).values())))):
+        own = list(found[name].values())
+        mean, half, number = difference(points(found[name]), reference)
+        refresh = sum(row["refresh_seconds"] for row in own) / sum(row["train_seconds"] for row in own)
+        table.add_row(
+            name,
+            _RIVALS[name].step,
+            f"{own[0]['rate']:g}",
+            str(len(own)),
+            f"{np.mean([row['steps'] for row in own]):,.0f}",
+            f"{np.mean([row['compute'] for row in own]):.3g}",
+            *(f"{np.mean(list(points(found[name]).values())):.2f}",),
+            "–" if name == REFERENCE or not number else said(mean, half),
+            *(f"{np.mean(list(points(found[name], m).values())):.2f}" for m in ("latency_ms", "panel", "hypervolume")),
+            f"{np.mean([row['train_seconds'] for row in own]):.0f}",
+            f"{refresh:.2%}",
+        )
+    return table
+
+
+def ablations(rows: Sequence[Row]) -> Table | None:
+    """Return what every option of TIPS brings beside the form that it changes, at equal compute; None without one."""
+    table = Table(title="options of TIPS, at equal compute (± 95% of the paired difference)")
+    for column in ("option", "of", "length", "seeds", "front", "the option brings", "panel", "steps, of the form's"):
+        table.add_column(column, justify="left" if column in ("option", "of") else "right")
+    for share in lengths(rows):
+        found = of_kind(rows, "compute", share)
+        for name in sorted(set(found) & set(_RIVALS), key=list(_RIVALS).index):
+            form = _RIVALS[name].ablates
+            mean, half, number = difference(points(found[name]), points(found.get(form, {})))
+            if not number:
+                continue
+            seeds = sorted(set(found[name]) & set(found[form]))
+            steps, of_form = (sum(found[which][seed]["steps"] for seed in seeds) for which in (name, form))
+            table.add_row(
+                _RIVALS[name].label,
+                form,
+                f"{share:g}",
+                str(number),
+                f"{np.mean(list(points(found[name]).values())):.2f}",
+                said(mean, half),
+                said(*difference(points(found[name], "panel"), points(found[form], "panel"))[:2]),
+                f"{steps / of_form:.2f}",
+            )
+    return table if table.row_count else None
 
 
 def ladder(rows: Sequence[Row]) -> Table | None:
@@ -290,7 +325,7 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
         brought = last_tenth(rows, name)
         if np.isfinite(brought):
             add(f"last tenth of {name}'s compute, points", brought, "< 0.3", brought < 0.3)
-    for share in sorted({row["share"] for row in rows if row["kind"] == "compute"} - {longest(rows)}, reverse=True):
+    for share in lengths(rows)[1:]:
         shorter = of_kind(rows, "compute", share)
         pair = best_two(shorter)
         alone = [(first, second) for first, second in PAIRS if first in shorter and second in shorter]
@@ -307,4 +342,4 @@ def bar_text(bar: Row) -> str:
 
 def label(name: str) -> str:
     """Return a rival's label."""
-    return _LABELS.get(name, name)
+    return _RIVALS[name].label if name in _RIVALS else name

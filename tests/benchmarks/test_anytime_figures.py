@@ -10,6 +10,7 @@ import pytest
 from anytime.overall import mean_difference, overall_bars, overall_table, settings
 from anytime.page import write_overall_page, write_page
 from anytime.summary import (
+    ablations,
     bar_text,
     bars,
     compute_to_reach,
@@ -21,6 +22,7 @@ from anytime.summary import (
     longest,
     of_kind,
     points,
+    tables,
 )
 from scipy import stats
 
@@ -154,6 +156,29 @@ def test_the_ladder_compares_each_with_the_one_before_and_every_form_with_its_sc
     assert before == ["", "us_nets", "spos", "one_budgets", "spos", "one_growth"]
     assert [text.split(" ")[0] for text in brings] == ["–", "+8.00", "+2.00", "+1.00", "+2.00", "-0.50"]
     assert ladder(rows[:3]) is None
+
+
+def test_options_are_compared_with_the_form_that_they_change() -> None:
+    values = {"us_nets": (50.0, 51.0), "tips_sandwich": (48.0, 50.0), "sandwich_sum": (49.0, 51.5)}
+    rows = [row(name, seed, v, share) for name, vs in values.items() for seed, v in enumerate(vs) for share in (1, 0.5)]
+    rows += [row("sandwich_neutral", 0, 51.0, 0.5, steps=50), row("budget_calm", 0, 40.0)]  # the second lacks its form
+    table = ablations(rows)
+    assert table is not None
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["length"] == ["1", "0.5", "0.5"]
+    assert cells["of"] == ["tips_sandwich"] * 3
+    assert cells["option"][1] == "marginal, sandwich, compute-neutral"
+    assert cells["the option brings"][0].startswith("+1.25 ± ")
+    assert cells["the option brings"][1] == "+3.00 (one seed)"
+    assert cells["steps, of the form's"] == ["1.00", "0.50", "1.00"]
+    assert ablations(rows[:8]) is None
+
+
+def test_every_length_has_its_table() -> None:
+    rows = rows_of([55.0, 54.0], [50.0] * 2, [53.0] * 2)
+    titles = [str(table.title).split(":")[0] for table in tables([*rows, row("spos", 0, 48.0, 0.25)])]
+    assert titles[:2] == ["equal training compute, the longest trainings", "equal training compute, 0.5 of it"]
+    assert not any("0.25 of it" in title for title in titles)  # one rival alone compares with nothing
 
 
 def test_a_study_without_its_longest_training_shows_the_longest_it_has() -> None:
