@@ -134,7 +134,7 @@ _SWITCH = 0.5
 RIVALS = (
     Rival("us_nets", "US-Nets: sandwich, a width per layer"),
     _sandwich("us_nets_global", "US-Nets: sandwich, one global width", "global_width"),
-    _sandwich("alphanet", "sandwich with AlphaNet's divergence", divergence="alpha"),
+    Rival("alphanet", "sandwich with AlphaNet's divergence", divergence="alpha"),  # diverges at the sandwich's rate
     _sandwich("attentive", "AttentiveNAS: sandwich, budgets drawn evenly", "attentive"),
     Rival(
         "largest_random",
