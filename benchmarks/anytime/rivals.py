@@ -128,9 +128,6 @@ _GROWTH = _tips(
 #: With all importances equal what is left of TIPS by budgets is its schedule.
 _EQUAL: dict[str, Any] = {"form": "budget", "temperature": 1e6, "thrift": 1.0}
 
-#: The share of the compute after which one drawn subnet a step gives way to the sandwich, where it does.
-_SWITCH = 0.5
-
 RIVALS = (
     Rival("us_nets", "US-Nets: sandwich, a width per layer"),
     _sandwich("us_nets_global", "US-Nets: sandwich, one global width", "global_width"),
@@ -157,20 +154,6 @@ RIVALS = (
         random=1,
         **{**_EQUAL, "form": "growth"},
     ),
-    replace(
-        _sandwich("spos_us_nets", "control: one random subnet, then the sandwich", single_first=_SWITCH),
-        group="control",
-    ),
-    replace(
-        _sandwich(
-            "budgets_sandwich",
-            "control: budgets, nothing learnt, one subnet, then the sandwich",
-            "path_importance",
-            _EQUAL,
-            single_first=_SWITCH,
-        ),
-        group="control",
-    ),
     _control("two_budgets", "control: budgets, nothing learnt, two subnets", "path_importance", **_EQUAL),
     _SANDWICH,
     _PATH_SANDWICH,
@@ -188,13 +171,6 @@ RIVALS = (
     ),
     _BUDGET,
     _GROWTH,
-    _sandwich(
-        "tips_budget_sandwich",
-        "TIPS: budgets, one drawn subnet, then the sandwich",
-        "path_importance",
-        _BUDGET.options,
-        single_first=_SWITCH,
-    ),
     _ablation(_SANDWICH, "sandwich_neutral", "marginal, sandwich, compute-neutral", compute_neutral=True),
     _ablation(_PATH_SANDWICH, "path_neutral", "paths, sandwich, compute-neutral", compute_neutral=True),
     _ablation(_BUDGET, "budget_neutral", "budgets, compute-neutral", compute_neutral=True),
@@ -210,6 +186,14 @@ RIVALS = (
     _ablation(_BUDGET, "budget_lambda_high", "budgets, λ = 100", **{"lambda": 100.0}),
     _ablation(_BUDGET, "budget_cool", "budgets, temperature 0.5", temperature=0.5),
     _ablation(_BUDGET, "budget_warm", "budgets, temperature 2", temperature=2.0),
+    replace(
+        _ablation(_BUDGET, "budget_then_sandwich", "budgets, from the half on in a sandwich"),
+        largest=True,
+        smallest=True,
+        random=2,
+        distill=True,
+        single_first=0.5,
+    ),
     _ablation(_GROWTH, "growth_topology", "growth, topology", edge_weight="topology"),
     _ablation(_GROWTH, "growth_loss", "growth, losses", edge_weight="loss", memory=1500),
     _ablation(_GROWTH, "growth_calm", "growth, no noise", noise=0.0),
