@@ -23,7 +23,8 @@ from typing import Any
 from anytime.evaluation import front_accuracy
 from anytime.overall import overall_bars, overall_table, settings
 from anytime.page import write_overall_page, write_page
-from anytime.runs import RIVALS_BY_NAME, Row, run_all
+from anytime.rivals import RIVALS_BY_NAME
+from anytime.runs import Row, run_all
 from anytime.scales import SCALES
 from anytime.summary import bar_text, bars, tables
 from anytime.tasks import Results, tasks

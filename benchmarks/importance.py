@@ -27,8 +27,7 @@ import torch
 import torch.nn.functional as F
 from anytime.data import Batch, Data, load
 from anytime.importance_tables import interval, moves_table, ranks_table
-from anytime.rivals import BASELINE
-from anytime.runs import RIVALS_BY_NAME
+from anytime.rivals import BASELINE, RIVALS_BY_NAME
 from anytime.scales import SCALES, Scale
 from anytime.summary import shown
 from anytime.tasks import Results

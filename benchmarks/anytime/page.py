@@ -17,7 +17,7 @@ from rich.table import Table
 from anytime.importance_tables import moves_table, ranks_table
 from anytime.overall import overall_bars, overall_table, settings
 from anytime.rivals import REFERENCE
-from anytime.summary import OURS, Row, bar_text, bars, curve, inherited_correlation, label, of_kind, points, tables
+from anytime.summary import OURS, Row, bar_text, bars, curve, inherited_correlation, label, mean_points, of_kind, tables
 from anytime.verdict import verdict
 
 _STYLE = (
@@ -118,8 +118,8 @@ def _curves(rows: Sequence[Row]) -> Figure:
         ours = name in OURS
         axes.plot(x, y, "o-" if ours else "s--", color=_COLOURS[i % 20], lw=2 if ours else 1.2, ms=5, label=label(name))
     axes.set_xscale("log")
-    lengths = sorted({float(f"{compute:.2g}") for name in names for compute, _ in curve(rows, name)})
-    axes.set_xticks(lengths, [f"{compute:g}" for compute in lengths])
+    ticks = sorted({float(f"{compute:.2g}") for name in names for compute, _ in curve(rows, name)})
+    axes.set_xticks(ticks, [f"{compute:g}" for compute in ticks])
     axes.minorticks_off()
     axes.set_xlabel("training compute, 10¹² multiply-adds")
     axes.set_ylabel("front accuracy on test images, %")
@@ -135,7 +135,7 @@ def _fronts(compared: dict[str, dict[int, Row]]) -> Figure:
     base = (
         np.mean([row["test"]["mflops"] for row in compared[REFERENCE].values()], axis=0) if REFERENCE in compared else 0
     )
-    for i, name in enumerate(sorted(compared, key=lambda n: -float(np.mean(list(points(compared[n]).values()))))):
+    for i, name in enumerate(sorted(compared, key=lambda n: -mean_points(compared[n]))):
         values = np.mean([row["test"]["mflops"] for row in compared[name].values()], axis=0) - base
         axes.plot(
             range(1, len(values) + 1), 100 * values, "o-", color=_COLOURS[i % 20], ms=4, lw=1.2, label=label(name)

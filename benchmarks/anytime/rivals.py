@@ -210,3 +210,4 @@ RIVALS = (
     _ablation(_SANDWICH, "sandwich_budget", "budgets, sandwich", **_BUDGET.options),
     _ablation(_SANDWICH, "sandwich_growth", "growth by gradients, sandwich", **_GROWTH.options),
 )
+RIVALS_BY_NAME = {rival.name: rival for rival in RIVALS}

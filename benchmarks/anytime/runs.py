@@ -20,7 +20,7 @@ import torch
 
 from anytime.data import Data, load
 from anytime.evaluation import Evaluator
-from anytime.rivals import RIVALS
+from anytime.rivals import RIVALS_BY_NAME
 from anytime.scales import SCALES, Scale
 from anytime.tasks import Results, Task
 from anytime.training import Length, train, train_alone
@@ -29,7 +29,6 @@ from tips_nni.core import CostTable
 from tips_nni.elastic import Supernet
 
 Row = dict[str, Any]
-RIVALS_BY_NAME = {rival.name: rival for rival in RIVALS}
 
 
 class Study:

@@ -11,10 +11,9 @@ from rich.table import Table
 from scipy import stats
 
 from anytime.evaluation import front_accuracy
-from anytime.rivals import REFERENCE, RIVALS
+from anytime.rivals import REFERENCE, RIVALS, RIVALS_BY_NAME
 
 Row = dict[str, Any]
-_RIVALS = {rival.name: rival for rival in RIVALS}
 OURS = {rival.name for rival in RIVALS if rival.ours}
 RIVALS_OF_OURS = {rival.name for rival in RIVALS if rival.group == "main" and not rival.ours}
 #: Same subnets a step, path importance against uniform, and against TIPS with all importances equal.
@@ -84,6 +83,11 @@ def points(rows: dict[int, Row], measure: str = "mflops") -> dict[int, float]:
     return {seed: 100 * front_accuracy(row, measure) for seed, row in rows.items()}
 
 
+def mean_points(rows: dict[int, Row], measure: str = "mflops") -> float:
+    """Return the mean over seeds of `points`."""
+    return float(np.mean(list(points(rows, measure).values())))
+
+
 def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float, float, int]:
     """Return (mean, half width of its 95% interval by Student's t, number) of the paired differences."""
     seeds = sorted(set(first) & set(second))
@@ -111,7 +115,7 @@ def curve(rows: Sequence[Row], rival: str) -> list[tuple[float, float]]:
     for share in shares:
         of_rival = of_kind(rows, "compute", share)[rival]
         compute = float(np.mean([row["compute"] for row in of_rival.values()]))
-        found.append((compute, float(np.mean(list(points(of_rival).values())))))
+        found.append((compute, mean_points(of_rival)))
     return found
 
 
@@ -171,20 +175,20 @@ def _protocol(found: dict[str, dict[int, Row]], title: str) -> Table:
     ):
         table.add_column(column, justify="left" if column in ("rival", "a step") else "right", no_wrap=True)
     reference = points(found.get(REFERENCE, {}))
-    for name in sorted(found, key=lambda n: -float(np.mean(list(points(found[n]).values())))):
+    for name in sorted(found, key=lambda n: -mean_points(found[n])):
         own = list(found[name].values())
         mean, half, number = difference(points(found[name]), reference)
         refresh = sum(row["refresh_seconds"] for row in own) / sum(row["train_seconds"] for row in own)
         table.add_row(
             name,
-            _RIVALS[name].step,
+            RIVALS_BY_NAME[name].step,
             f"{own[0]['rate']:g}",
             str(len(own)),
             f"{np.mean([row['steps'] for row in own]):,.0f}",
             f"{np.mean([row['compute'] for row in own]):.3g}",
-            *(f"{np.mean(list(points(found[name]).values())):.2f}",),
+            f"{mean_points(found[name]):.2f}",
             "–" if name == REFERENCE or not number else said(mean, half),
-            *(f"{np.mean(list(points(found[name], m).values())):.2f}" for m in ("latency_ms", "panel", "hypervolume")),
+            *(f"{mean_points(found[name], m):.2f}" for m in ("latency_ms", "panel", "hypervolume")),
             f"{np.mean([row['train_seconds'] for row in own]):.0f}",
             f"{refresh:.2%}",
         )
@@ -198,19 +202,19 @@ def ablations(rows: Sequence[Row]) -> Table | None:
         table.add_column(column, justify="left" if column in ("option", "of") else "right")
     for share in lengths(rows):
         found = of_kind(rows, "compute", share)
-        for name in sorted(set(found) & set(_RIVALS), key=list(_RIVALS).index):
-            form = _RIVALS[name].ablates
+        for name in sorted(set(found) & set(RIVALS_BY_NAME), key=list(RIVALS_BY_NAME).index):
+            form = RIVALS_BY_NAME[name].ablates
             mean, half, number = difference(points(found[name]), points(found.get(form, {})))
             if not number:
                 continue
             seeds = sorted(set(found[name]) & set(found[form]))
             steps, of_form = (sum(found[which][seed]["steps"] for seed in seeds) for which in (name, form))
             table.add_row(
-                _RIVALS[name].label,
+                RIVALS_BY_NAME[name].label,
                 form,
                 f"{share:g}",
                 str(number),
-                f"{np.mean(list(points(found[name]).values())):.2f}",
+                f"{mean_points(found[name]):.2f}",
                 said(mean, half),
                 said(*difference(points(found[name], "panel"), points(found[form], "panel"))[:2]),
                 f"{steps / of_form:.2f}",
@@ -236,9 +240,9 @@ def ladder(rows: Sequence[Row]) -> Table | None:
             name,
             before,
             text,
-            f"{np.mean(list(points(found[name]).values())):.2f}",
+            f"{mean_points(found[name]):.2f}",
             said(mean, half) if number else "–",
-            f"{np.mean(list(points(found[name], 'panel').values())):.2f}",
+            f"{mean_points(found[name], 'panel'):.2f}",
         )
     return table
 
@@ -314,7 +318,7 @@ def bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     compare(found, best, REFERENCE, "{first} − {second}, front, points", least=2)
     if len(curve(rows, best)) > 1:
-        goal = float(np.mean(list(points(found[REFERENCE]).values())))
+        goal = mean_points(found[REFERENCE])
         share = compute_to_reach(rows, best, goal) / curve(rows, REFERENCE)[-1][0]
         add(f"compute of {best} to reach {REFERENCE}'s front / its compute", share, "<= 0.7", share <= 0.7)
     compare(found, best, strongest, "{first} − {second}, the best rival")
@@ -342,4 +346,4 @@ def bar_text(bar: Row) -> str:
 
 def label(name: str) -> str:
     """Return a rival's label."""
-    return _RIVALS[name].label if name in _RIVALS else name
+    return RIVALS_BY_NAME[name].label if name in RIVALS_BY_NAME else name

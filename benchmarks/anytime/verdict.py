@@ -10,10 +10,8 @@ import numpy as np
 from scipy import stats
 
 from anytime.importance_tables import moved
-from anytime.rivals import REFERENCE, RIVALS
+from anytime.rivals import REFERENCE, RIVALS_BY_NAME
 from anytime.summary import PAIRS, Row, best_two, difference, last_tenth, of_kind, points, said, shown
-
-_RIVALS = {rival.name: rival for rival in RIVALS}
 
 
 def verdict(rows: Sequence[Row], importance: Sequence[Row] = ()) -> list[str]:
@@ -41,7 +39,7 @@ def verdict(rows: Sequence[Row], importance: Sequence[Row] = ()) -> list[str]:
         f"From the cheapest budget to the dearest the front of {best} goes from {cheapest:.1f}% to {dearest:.1f}%: "
         f"{dearest - cheapest:+.1f} points are what all its larger options together bring."
     )
-    told += _why(_RIVALS[best].options, importance)
+    told += _why(RIVALS_BY_NAME[best].options, importance)
     last = {name: last_tenth(rows, name) for name in dict.fromkeys((REFERENCE, strongest, best))}
     known = {name: value for name, value in last.items() if math.isfinite(value)}
     if known:
@@ -67,7 +65,7 @@ def _compared(first: str, second: str, found: tuple[float, float, int], what: st
 def _control_of(best: str, fronts: dict[str, dict[int, float]]) -> str | None:
     """Return what has the same subnets a step without path importance: its own schedule before uniform draws."""
     same = [second for first, second in PAIRS if first == best and second in fronts]
-    return min(same, key=lambda name: _RIVALS[name].group != "control", default=None)
+    return min(same, key=lambda name: RIVALS_BY_NAME[name].group != "control", default=None)
 
 
 def _whose_gain(fronts: dict[str, dict[int, float]], best: str, control: str, gain: float) -> list[str]:

@@ -15,15 +15,13 @@ from anytime.data import Images, load
 from anytime.evaluation import Evaluator, front_accuracy
 from anytime.gradients import SharedGradients
 from anytime.policies import CheapOptions, CheapPolicy
-from anytime.rivals import RIVALS
+from anytime.rivals import RIVALS_BY_NAME
 from anytime.runs import run_all
 from anytime.scales import SCALES
 from anytime.tasks import Results, tasks
 from anytime.training import Length, Trained, train
 
 from tips_nni.core import CostTable
-
-_RIVALS = {rival.name: rival for rival in RIVALS}
 
 
 def test_a_study_plans_rates_first_and_each_training_once() -> None:
@@ -126,7 +124,7 @@ def test_augmentation_shifts_and_mirrors_and_follows_the_seed() -> None:
 
 @pytest.mark.parametrize("name", ["us_nets", "tips_two"])
 def test_a_training_spends_what_it_was_given(npz: Path, name: str) -> None:
-    scale, rival = SCALES["smoke"], _RIVALS[name]
+    scale, rival = SCALES["smoke"], RIVALS_BY_NAME[name]
     data = load(npz, scale, torch.device("cpu"))
     trained = train(scale, data, rival, 0.05, 0, Length(compute=0.003))
     space, table = trained.supernet.space, CostTable(trained.supernet.architecture)
@@ -148,7 +146,7 @@ def test_drawn_subnets_first_then_the_sandwich(npz: Path) -> None:
     data = load(npz, scale, torch.device("cpu"))
 
     def trained(name: str, **options: Any) -> Trained:
-        return train(scale, data, replace(_RIVALS[name], **options), 0.1, 0, Length(steps=4))
+        return train(scale, data, replace(RIVALS_BY_NAME[name], **options), 0.1, 0, Length(steps=4))
 
     only_single = trained("us_nets", single_first=1.0)
     spos = trained("spos")
@@ -156,7 +154,7 @@ def test_drawn_subnets_first_then_the_sandwich(npz: Path) -> None:
         assert torch.equal(tensor, spos.supernet.state_dict()[name]), name
     half = trained("us_nets", single_first=0.5)
     assert spos.compute < half.compute < trained("us_nets").compute
-    assert replace(_RIVALS["us_nets"], single_first=0.5).step == "r, from 50% on M m r r"
+    assert replace(RIVALS_BY_NAME["us_nets"], single_first=0.5).step == "r, from 50% on M m r r"
 
 
 @pytest.mark.parametrize("whole", [False, True])

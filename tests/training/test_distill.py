@@ -39,6 +39,14 @@ def test_alpha_takes_the_larger_divergence_of_each_image() -> None:
     torch.testing.assert_close(gradient(distillation_loss(logits, p, "alpha"), logits), expected)
 
 
+def test_alpha_stays_finite_and_bounded_for_a_certain_teacher() -> None:
+    logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    found = gradient(distillation_loss(logits, teacher, "alpha"), logits)
+    assert torch.isfinite(found).all()
+    assert float(found.abs().max()) <= 5.0
+
+
 def test_alpha_limits_what_an_overestimate_weighs() -> None:
     logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)  # q = 1/2, 1/2
     teacher = torch.tensor([[1 - 1e-6, 1e-6]], dtype=torch.float64)
